@@ -1,0 +1,322 @@
+"""What every recommender shares: the contract, the explanation slot, and the vocabulary.
+
+A recommender maps `batch`, a dict of tensors, and optional explanation embeddings to one logit per row:
+
+| key | shape and type | meaning |
+| --- | --- | --- |
+| `user` | (B,) int64 | index of the user, 0 = unknown |
+| `item` | (B,) int64 | index of the item, 0 = unknown |
+| `categories` | (B, C) int64 | indices of the item's categories, padded with 0; C may be 0 |
+| `features` | (B, F) float32 | dense side features, standardised; F may be 0 |
+
+`Vocabulary` makes such batches from the columns of a sample table.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import polars as pl
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+Batch = dict[str, torch.Tensor]
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+VOCABULARY_FILE = "vocabulary.json"
+
+
+class Recommender(nn.Module):
+    """Base of all recommenders: `forward(batch, explanations=None) -> (B,) logits`, predict, save and load.
+
+    A subclass keeps its constructor's arguments, which must be JSON values, in `self.config`, and has `forward`.
+    `explanations` is (B, slots, d) or None; None and zeros mean "without explanation" and give equal logits.
+
+    Args:
+        config: the keyword arguments that build the subclass again.
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = config
+
+    def forward(self, batch: Batch, explanations: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits, (B,)."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(batch, explanations=None)")
+
+    def check(self, batch: Batch, explanations: torch.Tensor | None = None) -> None:
+        """Raise ValueError when the tensors do not fit the model; the hot path of training runs it once per fit."""
+        rows = len(batch["user"])
+        limits = {"user": "num_users", "item": "num_items", "categories": "num_categories"}
+        for key, limit in limits.items():
+            values = batch[key]
+            if len(values) != rows:
+                raise ValueError(f"batch['{key}'] has {len(values)} rows and batch['user'] has {rows}")
+            size = self.config.get(limit, 0)
+            if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < max(size, 1):
+                raise ValueError(
+                    f"batch['{key}'] holds indices {int(values.min())}..{int(values.max())}, but the model was built "
+                    f"with {limit}={size}; encode the samples with the vocabulary that built the model"
+                )
+        expected = (rows, self.config.get("num_features", 0))
+        if tuple(batch["features"].shape) != expected:
+            raise ValueError(f"batch['features'] has shape {tuple(batch['features'].shape)}, expected {expected}")
+        if not torch.isfinite(batch["features"]).all():
+            raise ValueError("batch['features'] holds NaN or infinite values")
+        if explanations is not None:
+            expected = (rows, self.config.get("explanation_slots", 0), self.config.get("explanation_dim", 0))
+            if tuple(explanations.shape) != expected:
+                raise ValueError(
+                    f"explanations have shape {tuple(explanations.shape)}, expected (rows, slots, d) = {expected}"
+                )
+            if not torch.isfinite(explanations).all():
+                row = int((~torch.isfinite(explanations)).flatten(1).any(1).nonzero()[0])
+                raise ValueError(f"explanations row {row} holds NaN or infinite values; check the encoder's output")
+
+    @torch.no_grad()
+    def predict(self, batch: Batch, explanations: torch.Tensor | None = None, batch_size: int = 16384) -> torch.Tensor:
+        """Probabilities (B,) in eval mode, on the device of `batch`; the model's own mode is left as it was.
+
+        Raises:
+            ValueError: an index outside of the model's tables, wrong shapes, NaN or infinite inputs.
+        """
+        self.check(batch, explanations)
+        device = next(self.parameters()).device
+        was_training = self.training
+        self.eval()
+        probabilities = []
+        for start in range(0, len(batch["user"]), batch_size):
+            rows = slice(start, start + batch_size)
+            part = {key: values[rows].to(device) for key, values in batch.items()}
+            z = None if explanations is None else explanations[rows].to(device)
+            probabilities.append(torch.sigmoid(self(part, z)).to(batch["user"].device))
+        self.train(was_training)
+        return torch.cat(probabilities) if probabilities else torch.zeros(0, device=batch["user"].device)
+
+    def save_pretrained(self, directory: str | Path, vocabulary: "Vocabulary | None" = None) -> None:
+        """Write model.safetensors and config.json (and vocabulary.json), each one whole or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = directory / f".{WEIGHTS_FILE}.tmp"
+        save_file({name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}, weights)
+        os.replace(weights, directory / WEIGHTS_FILE)
+        if vocabulary is not None:
+            vocabulary.save(directory)
+        # The config comes last: a folder that has it is complete.
+        write_json(directory / CONFIG_FILE, {"recommender": type(self).__name__, **self.config})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "Recommender":
+        """Read what `save_pretrained` wrote, on the CPU and in eval mode.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the folder holds another recommender.
+        """
+        config = read_json(Path(directory) / CONFIG_FILE)
+        name = config.pop("recommender", None)
+        if name != cls.__name__:
+            raise ValueError(f"{Path(directory) / CONFIG_FILE} describes {name!r}, not {cls.__name__!r}")
+        model = cls(**config)
+        model.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+        return model.eval()
+
+
+class ExplanationInput(nn.Module):
+    """Explanation embeddings as a recommender takes them: standardised, clipped, projected, dropped in training.
+
+    The paper concatenates z as the encoder gives it (ExpCTR eq. 12). Mean-pooled hidden states share a large
+    common part, and their scale differs by orders of magnitude between encoders, so each dimension is first
+    standardised with the statistics of the training explanations (`standardise`, called by `fitting.fit`) and
+    clipped to [-5, 5]. A row of zeros is "without explanation" and stays zero whatever the statistics are.
+
+    Args:
+        slots: explanations per row, S.
+        dim: size d of one embedding.
+        projected_dim: size p to which each is projected by one linear map without bias, shared by the slots.
+        dropout: share of training rows whose explanations are zeroed, so that the prediction without an
+            explanation (the second term of ExpCTR eq. 13) is one the model was trained for.
+        noise: standard deviation of the Gaussian noise on standardised dimensions in training.
+    """
+
+    def __init__(self, slots: int, dim: int, projected_dim: int, dropout: float, noise: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
+        self.noise = noise
+        self.output_dim = slots * projected_dim
+        self.register_buffer("mean", torch.zeros(slots, dim))
+        self.register_buffer("scale", torch.ones(slots, dim))
+        self.projection = nn.Linear(dim, projected_dim, bias=False)
+
+    @torch.no_grad()
+    def standardise(self, explanations: torch.Tensor) -> None:
+        """Take mean and deviation of each dimension from training explanations (N, S, d), zero rows left out."""
+        for slot in range(explanations.shape[1]):
+            z = explanations[:, slot]
+            z = z[(z != 0).any(-1)].float()
+            if len(z) > 1:
+                deviation, mean = torch.std_mean(z, dim=0)
+                self.mean[slot] = mean
+                # A dimension that (almost) never varies carries nothing: keep it near zero, not blown up.
+                self.scale[slot] = deviation.clamp(min=max(1e-6, 0.01 * float(deviation.mean())))
+
+    def forward(self, explanations: torch.Tensor | None, rows: int) -> torch.Tensor:
+        """(B, S, d) or None -> (B, S * p)."""
+        if explanations is None:
+            return self.mean.new_zeros(rows, self.output_dim)
+        present = (explanations != 0).any(-1, keepdim=True)  # (B, S, 1)
+        if self.training and self.dropout > 0:
+            present = present & (torch.rand(rows, 1, 1, device=explanations.device) >= self.dropout)
+        z = ((explanations.to(self.mean.dtype) - self.mean) / self.scale).clamp(-5.0, 5.0)
+        if self.training and self.noise > 0:
+            z = z + self.noise * torch.randn_like(z)
+        return (self.projection(z) * present).flatten(1)
+
+
+@dataclass
+class Vocabulary:
+    """Maps sample rows to batches; built from training rows, so that index 0 is whatever training never saw.
+
+    Attributes:
+        users, items, categories: the known ids in order; the n-th has index n + 1. Empty categories = not used.
+        dense_features: names of the numeric columns used as dense features.
+        means, scales: of the dense features over the training rows; a missing value becomes 0, the mean.
+
+    >>> rows = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "categories": [["Drama"], []]})
+    >>> vocabulary = Vocabulary.from_samples(rows)
+    >>> vocabulary.sizes()
+    {'num_users': 3, 'num_items': 3, 'num_categories': 2, 'num_features': 0}
+    >>> vocabulary.encode(rows)["categories"].tolist()
+    [[1], [0]]
+    """
+
+    users: list[str]
+    items: list[str]
+    categories: list[str]
+    dense_features: list[str]
+    means: list[float]
+    scales: list[float]
+
+    @classmethod
+    def from_samples(
+        cls,
+        samples: pl.DataFrame,
+        dense_features: tuple[str, ...] = (),
+        use_categories: bool = True,
+    ) -> "Vocabulary":
+        """Collect ids, categories (when the column is there) and feature statistics of the training rows.
+
+        Args:
+            samples: training rows with `user_id`, `item_id`, optionally `categories` (list of strings), and the
+                columns that `dense_features` names, such as `like_rate` and `item_mean`.
+
+        Raises:
+            ValueError: no rows, a column is missing, or a feature has no finite value.
+        """
+        require_columns(samples, ["user_id", "item_id", *dense_features])
+        if samples.is_empty():
+            raise ValueError("a vocabulary needs at least one training row, the sample table is empty")
+        use_categories = use_categories and "categories" in samples.columns
+        means, scales = [], []
+        for name in dense_features:
+            values = finite(samples[name]).drop_nulls()
+            if values.is_empty():
+                raise ValueError(f"dense feature '{name}' has no finite value in {len(samples)} training rows")
+            means.append(float(values.mean()))
+            scales.append(float(values.std() or 0.0) or 1.0)
+        return cls(
+            users=known(samples["user_id"]),
+            items=known(samples["item_id"]),
+            categories=known(samples["categories"].explode()) if use_categories else [],
+            dense_features=list(dense_features),
+            means=means,
+            scales=scales,
+        )
+
+    def sizes(self) -> dict[str, int]:
+        """Table sizes, index 0 counted, as a recommender's constructor takes them."""
+        return {
+            "num_users": len(self.users) + 1,
+            "num_items": len(self.items) + 1,
+            "num_categories": len(self.categories) + 1 if self.categories else 0,
+            "num_features": len(self.dense_features),
+        }
+
+    def encode(self, samples: pl.DataFrame) -> Batch:
+        """The batch of all rows; unknown users, items and categories, and nulls, get index 0.
+
+        Raises:
+            ValueError: a column that the vocabulary uses is missing.
+        """
+        require_columns(samples, ["user_id", "item_id", *self.dense_features])
+        features = torch.zeros(len(samples), len(self.dense_features))
+        for column, (name, mean, scale) in enumerate(zip(self.dense_features, self.means, self.scales)):
+            features[:, column] = ((finite(samples[name]) - mean) / scale).fill_null(0.0).to_torch()
+        return {
+            "user": indices(samples["user_id"], self.users),
+            "item": indices(samples["item_id"], self.items),
+            "categories": self._encode_categories(samples),
+            "features": features,
+        }
+
+    def _encode_categories(self, samples: pl.DataFrame) -> torch.Tensor:
+        if not self.categories:
+            return torch.zeros(len(samples), 0, dtype=torch.long)
+        require_columns(samples, ["categories"])
+        lists = samples["categories"]
+        lengths = lists.list.len().fill_null(0)
+        encoded = torch.zeros(len(samples), max(int(lengths.max() or 0), 1), dtype=torch.long)
+        lists = lists.filter(lengths > 0)
+        if len(lists):
+            lengths = lengths.to_torch().long()
+            filled = torch.arange(encoded.shape[1]) < lengths.unsqueeze(1)  # (B, C)
+            encoded[filled] = indices(lists.explode(), self.categories)
+        return encoded
+
+    def save(self, directory: str | Path) -> None:
+        """Write vocabulary.json into `directory`, whole or not at all."""
+        write_json(Path(directory) / VOCABULARY_FILE, asdict(self))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> "Vocabulary":
+        """Read vocabulary.json from `directory`."""
+        return cls(**read_json(Path(directory) / VOCABULARY_FILE))
+
+
+def known(values: pl.Series) -> list[str]:
+    """The distinct non-null values as sorted strings."""
+    return values.cast(pl.String).drop_nulls().unique().sort().to_list()
+
+
+def indices(values: pl.Series, names: list[str]) -> torch.Tensor:
+    """Position + 1 of each value in `names`, 0 where it is not there; int64 (N,)."""
+    positions = pl.Series(range(1, len(names) + 1), dtype=pl.Int64)
+    known_names = pl.Series(names, dtype=pl.String)
+    return values.cast(pl.String).replace_strict(known_names, positions, default=0).to_torch()
+
+
+def finite(values: pl.Series) -> pl.Series:
+    """Float values, with NaN and infinities turned into null."""
+    values = values.cast(pl.Float64)
+    return values.set(~values.is_finite().fill_null(False), None)
+
+
+def require_columns(samples: pl.DataFrame, names: list[str]) -> None:
+    missing = [name for name in names if name not in samples.columns]
+    if missing:
+        raise ValueError(f"samples have no column {missing}; their columns are {samples.columns}")
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Write beside the target, then rename: a reader sees the old file or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,266 @@
+"""One fit loop for every recommender, and cross-fitting for rewards that must not come from a model's own rows.
+
+The data lie in memory as tensors; an epoch is one permutation and a pass over slices of it, with no loader and no
+work per row.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import roc_auc_score
+
+from rlrec.recommenders.base import Batch, Recommender, read_json, write_json
+
+MINIMUM_VALIDATION_ROWS = 10
+
+
+@dataclass
+class FitResult:
+    """What a fit did.
+
+    Attributes:
+        history: per epoch: epoch, train_loss, and with validation validation_log_loss and validation_auc.
+        best_epoch: the epoch (from 1) whose weights the model now has; the last one without validation.
+        samples_per_second: training rows per second of wall time, validation left out.
+    """
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+    samples_per_second: float = 0.0
+
+
+def fit(
+    model: Recommender,
+    batch: Batch,
+    labels: torch.Tensor,
+    explanations: torch.Tensor | None = None,
+    validation: tuple[Batch, torch.Tensor, torch.Tensor | None] | None = None,
+    *,
+    epochs: int = 50,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-5,
+    patience: int = 5,
+    metric: str = "log_loss",
+    seed: int = 0,
+) -> FitResult:
+    """Train `model` in place, on its own device, with Adam and binary cross-entropy.
+
+    With `validation` (batch, labels, explanations or None), training stops when `metric` has not improved for
+    `patience` epochs, and the weights of the best epoch are restored. A second call goes on from the weights that
+    the first one left.
+
+    Args:
+        batch, labels, explanations: N training rows; labels (N,) are 0 or 1; explanations (N, S, d) or None.
+        weight_decay: L2 penalty on all weights, as part of Adam's gradient.
+        metric: "log_loss" (lower is better) or "auc".
+        seed: of shuffling and dropout; the global random state is left as it was.
+
+    Raises:
+        ValueError: labels of one class only or not 0/1, shapes that do not fit, fewer than 10 validation rows.
+    """
+    check_labels(labels, len(batch["user"]), "training")
+    model.check(batch, explanations)
+    if metric not in ("log_loss", "auc"):
+        raise ValueError(f"metric is {metric!r}, expected 'log_loss' or 'auc'")
+    if validation is not None:
+        rows = len(validation[1])
+        if rows < MINIMUM_VALIDATION_ROWS:
+            raise ValueError(
+                f"validation has {rows} rows, fewer than {MINIMUM_VALIDATION_ROWS}: too few for early stopping; "
+                "give more rows or validation=None"
+            )
+        check_labels(validation[1], len(validation[0]["user"]), "validation")
+    device = next(model.parameters()).device
+    data = {key: values.to(device) for key, values in batch.items() if values.numel()}
+    empty = {key: values.to(device) for key, values in batch.items() if not values.numel()}
+    data["label"] = labels.to(device, torch.float32)
+    if explanations is not None:
+        data["explanations"] = explanations.to(device)
+        for module in model.modules():
+            if hasattr(module, "standardise"):
+                module.standardise(data["explanations"])
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
+    result, best_score, best_weights, train_seconds = FitResult(), float("-inf"), None, 0.0
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for epoch in range(1, epochs + 1):
+            start = time.perf_counter()
+            loss = train_epoch(model, optimizer, data, empty, batch_size)
+            train_seconds += time.perf_counter() - start
+            record = {"epoch": epoch, "train_loss": loss}
+            result.history.append(record)
+            result.best_epoch = epoch
+            if validation is None:
+                continue
+            probabilities = model.predict(validation[0], validation[2])
+            record["validation_log_loss"] = log_loss(probabilities, validation[1])
+            record["validation_auc"] = float(roc_auc_score(validation[1].cpu(), probabilities.cpu()))
+            score = record["validation_auc"] if metric == "auc" else -record["validation_log_loss"]
+            if score > best_score:
+                best_score, best_epoch = score, epoch
+                best_weights = {name: values.clone() for name, values in model.state_dict().items()}
+            elif epoch - best_epoch >= patience:
+                break
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+        result.best_epoch = best_epoch
+    model.eval()
+    result.samples_per_second = len(labels) * len(result.history) / train_seconds
+    return result
+
+
+def train_epoch(model, optimizer, data: Batch, empty: Batch, batch_size: int) -> float:
+    """One pass over shuffled rows; returns the mean training loss."""
+    model.train()
+    rows = len(data["label"])
+    order = torch.randperm(rows, device=data["label"].device)
+    parts = {key: values[order].split(batch_size) for key, values in data.items()}
+    total = 0.0
+    for index in range(len(parts["label"])):
+        part = {key: values[index] for key, values in parts.items()}
+        label, z = part.pop("label"), part.pop("explanations", None)
+        part |= {key: values[: len(label)] for key, values in empty.items()}
+        loss = F.binary_cross_entropy_with_logits(model(part, z), label)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total = total + loss.detach() * len(label)
+    return float(total) / rows
+
+
+def check_labels(labels: torch.Tensor, rows: int, name: str) -> None:
+    if len(labels) != rows:
+        raise ValueError(f"{name} labels have {len(labels)} rows, the batch has {rows}")
+    values = set(labels.unique().tolist())
+    if not values <= {0, 1}:
+        raise ValueError(f"{name} labels must be 0 or 1, found {sorted(values - {0, 1})[:5]}")
+    if len(values) < 2:
+        raise ValueError(
+            f"all {rows} {name} labels are {sorted(values)}: with one class only, AUC is undefined and there is "
+            "nothing to learn; check the label threshold and the split"
+        )
+
+
+def log_loss(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """Mean binary cross-entropy of probabilities (N,)."""
+    return float(F.binary_cross_entropy(probabilities.double().clamp(1e-7, 1 - 1e-7), labels.double()))
+
+
+def assign_folds(groups: Sequence[str], folds: int, seed: int = 0) -> dict[str, int]:
+    """A fold for every distinct group (user id), balanced by rows: the largest groups first, to the smallest fold."""
+    counts: dict[str, int] = {}
+    for group in groups:
+        counts[group] = counts.get(group, 0) + 1
+    if len(counts) < folds:
+        raise ValueError(f"{folds} folds need at least as many groups, but there are only {len(counts)}")
+    names = sorted(counts)
+    order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed)).tolist()
+    sizes, assigned = [0] * folds, {}
+    for name in sorted((names[i] for i in order), key=lambda name: -counts[name]):
+        fold = sizes.index(min(sizes))
+        assigned[name] = fold
+        sizes[fold] += counts[name]
+    return assigned
+
+
+@dataclass
+class CrossFit:
+    """Models of which each was trained without one fold of the groups (user ids).
+
+    Attributes:
+        models: one per fold; `models[f]` never saw a row of fold f.
+        fold_of_group: group -> fold. A group that is not here was in no training fold.
+        predictions: (N,) out-of-fold probabilities of the training rows.
+        results: the fits.
+    """
+
+    models: list[Recommender]
+    fold_of_group: dict[str, int]
+    predictions: torch.Tensor
+    results: list[FitResult] = field(default_factory=list)
+
+    def folds(self, groups: Sequence[str]) -> torch.Tensor:
+        """(B,) fold of each row's group, -1 for a group outside of the training rows."""
+        return torch.tensor([self.fold_of_group.get(group, -1) for group in groups], dtype=torch.long)
+
+    def predict(self, batch: Batch, groups: Sequence[str], explanations: torch.Tensor | None = None) -> torch.Tensor:
+        """(B,) probabilities, each from a model that was not trained on the row's group.
+
+        A row of a group outside of the training rows gets the mean of all models' probabilities.
+        """
+        folds = self.folds(groups)
+        if len(folds) != len(batch["user"]):
+            raise ValueError(f"{len(folds)} groups were given for {len(batch['user'])} rows")
+        sums = torch.zeros(len(folds), device=batch["user"].device)
+        for fold, model in enumerate(self.models):
+            rows = ((folds == fold) | (folds == -1)).nonzero().squeeze(1).to(sums.device)
+            if len(rows):
+                part = {key: values[rows] for key, values in batch.items()}
+                z = None if explanations is None else explanations[rows.to(explanations.device)]
+                sums[rows] += model.predict(part, z)
+        return torch.where(folds.to(sums.device) == -1, sums / len(self.models), sums)
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Write every fold's model and folds.json, which comes last: a folder that has it is complete."""
+        directory = Path(directory)
+        for fold, model in enumerate(self.models):
+            model.save_pretrained(directory / f"fold_{fold}")
+        content = {"fold_of_group": self.fold_of_group, "predictions": self.predictions.tolist()}
+        write_json(directory / "folds.json", {"folds": len(self.models), **content})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, model_class: type[Recommender]) -> "CrossFit":
+        """Read what `save_pretrained` wrote, the fits' histories excepted."""
+        content = read_json(Path(directory) / "folds.json")
+        models = [model_class.from_pretrained(Path(directory) / f"fold_{f}") for f in range(content["folds"])]
+        return cls(models, content["fold_of_group"], torch.tensor(content["predictions"]))
+
+
+def cross_fit(
+    make_model: Callable[[], Recommender],
+    batch: Batch,
+    labels: torch.Tensor,
+    explanations: torch.Tensor | None = None,
+    *,
+    groups: Sequence[str],
+    folds: int = 5,
+    validation: tuple[Batch, torch.Tensor, torch.Tensor | None] | None = None,
+    seed: int = 0,
+    **fit_arguments,
+) -> CrossFit:
+    """Fit one model per fold on the other folds' rows (ExpCTR's IC reward out of fold).
+
+    Args:
+        make_model: builds an untrained recommender; called once per fold under a seed of its own.
+        groups: (N,) names, such as user ids; all rows of one group are in one fold.
+        validation: rows for early stopping of every fold's fit, of groups outside of the training rows.
+        fit_arguments: passed on to `fit`.
+
+    Raises:
+        ValueError: fewer groups than folds, fewer than two folds, or what `fit` raises.
+    """
+    if folds < 2:
+        raise ValueError(f"folds is {folds}, out-of-fold predictions need at least 2")
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(groups)} groups were given for {len(labels)} rows")
+    fold_of_group = assign_folds(groups, folds, seed)
+    fold_of_row = torch.tensor([fold_of_group[group] for group in groups], device=labels.device)
+    models, results = [], []
+    for fold in range(folds):
+        rows = (fold_of_row != fold).nonzero().squeeze(1)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed * folds + fold)
+            model = make_model()
+        part = {key: values[rows] for key, values in batch.items()}
+        z = None if explanations is None else explanations[rows]
+        results.append(fit(model, part, labels[rows], z, validation, seed=seed * folds + fold, **fit_arguments))
+        models.append(model)
+    crossed = CrossFit(models, fold_of_group, torch.zeros(0), results)
+    crossed.predictions = crossed.predict(batch, groups, explanations)
+    return crossed
