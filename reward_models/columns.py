@@ -1,0 +1,35 @@
+"""What TRL hands to a reward function, in the shape our rewards want it."""
+
+from collections.abc import Mapping, Sequence
+
+import polars as pl
+
+
+def completion_texts(completions: Sequence[str | Sequence[Mapping]]) -> list[str]:
+    """Plain completions as they are, of conversational ones the last message's content.
+
+    >>> completion_texts(["Yes", [{"role": "assistant", "content": "No"}]])
+    ['Yes', 'No']
+    """
+    return [completion if isinstance(completion, str) else completion[-1]["content"] for completion in completions]
+
+
+def rows_of(columns: Mapping[str, object], count: int) -> list[dict]:
+    """Dataset columns (lists of `count` values) -> one dict per completion; what is no column is left out.
+
+    >>> rows_of({"title": ["Heat", "Antz"], "trainer_state": None}, 2)
+    [{'title': 'Heat'}, {'title': 'Antz'}]
+    """
+    lists = {name: values for name, values in columns.items() if isinstance(values, list) and len(values) == count}
+    return [{name: values[i] for name, values in lists.items()} for i in range(count)]
+
+
+def as_rows(rows: Sequence[Mapping] | pl.DataFrame) -> Sequence[Mapping]:
+    """The rows of a samples frame as dicts; a list of dicts stays as it is."""
+    return rows.to_dicts() if isinstance(rows, pl.DataFrame) else rows
+
+
+def log_mean(log_metric, name: str, values: Sequence[float]) -> None:
+    """Logs the mean of `values` where there are any and the trainer offers TRL's `log_metric`."""
+    if log_metric is not None and len(values):
+        log_metric(name, float(sum(values) / len(values)))
