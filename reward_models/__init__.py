@@ -1,0 +1,16 @@
+"""Reward functions for recommendation explanations, in TRL's own signature: usable with PPO, GRPO and RLOO alike."""
+
+from reward_models.alignment import FirstTokenScorer, ICReward, LCReward
+from reward_models.groundedness import GatedReward, GroundednessReward, gated
+from reward_models.resolution import RewardContext, resolve_reward
+
+__all__ = [
+    "FirstTokenScorer",
+    "GatedReward",
+    "GroundednessReward",
+    "ICReward",
+    "LCReward",
+    "RewardContext",
+    "gated",
+    "resolve_reward",
+]

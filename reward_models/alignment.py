@@ -27,7 +27,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from reward_models.columns import as_rows, completion_texts, log_mean, rows_of
-from rlrec.encoders import frozen_base, require_frozen, token_ids
+from rlrec.encoders import TextEncoder, frozen_base, require_frozen, token_ids
+from rlrec.explanations import ExplanationStore
+from rlrec.recommenders.base import Batch, Recommender, Vocabulary
+from rlrec.recommenders.fitting import CrossFit
 
 Template = Callable[[str, Mapping], str | list[dict]]
 
@@ -183,6 +186,135 @@ def lc_reward(y: float, s: float, form: str = "absolute") -> float:
     """
     error = abs(y - s)
     return 1.0 - (error if form == "absolute" else error**2)
+
+
+class ICReward:
+    """IC alignment, equation 13: how well a recommender predicts the label once it reads the explanation.
+
+    R = 1 - |y - s_r| + shift, with s_r the recommender's probability given the explanation's embedding, s~ the one
+    without it (z = 0), and
+
+    | `shift` | term | pays for |
+    | --- | --- | --- |
+    | "on" (the paper) | abs(s_r - s~) | influence in either direction |
+    | "signed" | abs(y - s~) - abs(y - s_r) | influence towards the label; costs as much away from it |
+    | "off" | 0 | |
+
+    `baseline` subtracts from every reward a number that depends on the row and its label but not on the completion:
+    the same reward for no explanation ("without_explanation"), or for the row's newest stored one ("stored"). Most of
+    the reward's variance lies between rows: a user whom the recommender misjudges gets a low reward whatever the text
+    says. The critic, which reads the prompt, cannot take that part out, because it does not know y. The subtraction
+    can, and since E_z[grad log pi(z|x) b(x, y)] = 0 it leaves the policy gradient's expectation as it is (of the
+    unnormalised reward; equation 10 then divides by a smaller deviation, so the same clip keeps more of the signal).
+    The price: the mean reward no longer tells how predictive explanations are, so read ic/accuracy_term instead.
+
+    Needs the dataset columns label (0 or 1; None: does not apply), user_id, item_id and those that the vocabulary
+    uses. Logs ic/accuracy_term and ic/shift_term (means of the two terms of R), ic/score_positive, ic/score_negative
+    (mean s_r per label), and with a baseline ic/baseline.
+
+    Args:
+        recommender: a `CrossFit`: each row is judged by the model that was trained without its user (the default way,
+            departure 4), or one `Recommender` for the in-sample form as printed. It must have one explanation slot.
+        encoder: `encode(texts) -> (N, d)`, the one that made the embeddings which the recommender was trained on.
+        vocabulary: the one the recommender was built with.
+        shift: see above.
+        accuracy: False leaves out the first term, 1 - |y - s_r|.
+        baseline: "none", "without_explanation" or "stored".
+        store: the explanations for "stored"; a row without one is compared with no explanation.
+
+    Raises:
+        ValueError: an unknown option, no term left, or "stored" without a store.
+    """
+
+    def __init__(
+        self,
+        recommender: Recommender | CrossFit,
+        encoder: TextEncoder,
+        vocabulary: Vocabulary,
+        shift: str = "on",
+        accuracy: bool = True,
+        baseline: str = "none",
+        store: ExplanationStore | None = None,
+    ):
+        if shift not in ("on", "off", "signed"):
+            raise ValueError(f'shift must be "on", "off" or "signed", not {shift!r}.')
+        if baseline not in ("none", "without_explanation", "stored"):
+            raise ValueError(f'baseline must be "none", "without_explanation" or "stored", not {baseline!r}.')
+        if not accuracy and shift == "off":
+            raise ValueError('accuracy=False with shift="off" leaves no term of equation 13.')
+        if baseline == "stored" and store is None:
+            raise ValueError('baseline="stored" needs the explanation store: pass store=...')
+        self.recommender, self.encoder, self.vocabulary = recommender, encoder, vocabulary
+        self.shift, self.accuracy, self.baseline, self.store = shift, accuracy, baseline, store
+        self.__name__ = "ic"
+
+    @classmethod
+    def from_context(cls, context) -> "ICReward":
+        """See `reward_models.resolution`."""
+        context.require("ic", "recommender", "encoder", "vocabulary")
+        return cls(
+            context.recommender,
+            context.encoder,
+            context.vocabulary,
+            shift=context.ic_shift,
+            accuracy=context.ic_accuracy,
+            baseline=context.ic_baseline,
+            store=context.store,
+        )
+
+    def __call__(self, prompts, completions, completion_ids=None, *, label, log_metric=None, **columns):
+        samples = self._samples(columns)
+        known = [i for i, y in enumerate(label) if y is not None]
+        y = torch.tensor([0.0 if value is None else float(value) for value in label])
+        batch = self.vocabulary.encode(samples)
+        with_text = self._predict(batch, samples, self.encoder.encode(completion_texts(completions)).unsqueeze(1))
+        without = self._predict(batch, samples, None)
+        accuracy, shift = ic_terms(y, with_text, without, self.shift)
+        rewards = accuracy * self.accuracy + shift
+        if self.baseline != "none":
+            reference = without
+            if self.baseline == "stored":
+                reference = self._predict(batch, samples, self.store.embeddings_for(samples, self.encoder))
+            accuracy_0, shift_0 = ic_terms(y, reference, without, self.shift)
+            constants = accuracy_0 * self.accuracy + shift_0
+            rewards = rewards - constants
+            log_mean(log_metric, "ic/baseline", constants[known].tolist())
+        log_mean(log_metric, "ic/accuracy_term", accuracy[known].tolist())
+        log_mean(log_metric, "ic/shift_term", shift[known].tolist())
+        log_mean(log_metric, "ic/score_positive", [float(with_text[i]) for i in known if label[i] == 1])
+        log_mean(log_metric, "ic/score_negative", [float(with_text[i]) for i in known if label[i] == 0])
+        return [None if value is None else reward for value, reward in zip(label, rewards.tolist())]
+
+    def _samples(self, columns: Mapping) -> pl.DataFrame:
+        categories = {"categories": pl.List(pl.String)} if self.vocabulary.categories else {}
+        schema = {"user_id": pl.String, "item_id": pl.String, **categories}
+        schema |= dict.fromkeys(self.vocabulary.dense_features, pl.Float64)
+        missing = [name for name in schema if name not in columns]
+        if missing:
+            raise ValueError(f"The IC reward needs the dataset columns {missing}, which the training rows lack.")
+        return pl.DataFrame({name: columns[name] for name in schema}, schema=schema)
+
+    def _predict(self, batch: Batch, samples: pl.DataFrame, explanations: torch.Tensor | None) -> torch.Tensor:
+        if isinstance(self.recommender, CrossFit):
+            return self.recommender.predict(batch, samples["user_id"].to_list(), explanations)
+        return self.recommender.predict(batch, explanations)
+
+
+def ic_terms(
+    y: torch.Tensor, with_text: torch.Tensor, without: torch.Tensor, shift: str = "on"
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Equation 13's two terms, each (N,), of labels, s_r and s~, all (N,).
+
+    >>> y, s_r, s_0 = torch.tensor([1.0]), torch.tensor([0.25]), torch.tensor([0.5])
+    >>> [float(term) for term in ic_terms(y, s_r, s_0)], float(ic_terms(y, s_r, s_0, "signed")[1])
+    ([0.25, 0.25], -0.25)
+    """
+    accuracy = 1 - (y - with_text).abs()
+    if shift == "on":
+        return accuracy, (with_text - without).abs()
+    if shift == "signed":
+        return accuracy, (y - without).abs() - (y - with_text).abs()
+    return accuracy, torch.zeros_like(accuracy)
 
 
 def _pad_left(rows: list[list[int]], pad: int | None, device: torch.device) -> dict[str, torch.Tensor]:
