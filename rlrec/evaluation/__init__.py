@@ -1,0 +1,36 @@
+"""Measures of predictions and of explanations, with the controls that keep them honest.
+
+| module | what it answers |
+| --- | --- |
+| `ctr` | AUC, LogLoss, MAE, RMSE; the temperature of ExpCTR's eq. 8; the rows that need no text |
+| `faithfulness` | are cited titles in the user's history, with the right polarity, and does the verdict follow? |
+| `reasons` | coverage and precision of the true reasons of a simulated world |
+| `controls` | shuffled labels, shuffled explanations, permutation AUC |
+| `significance` | bootstrap intervals of AUC and of AUC differences, mean and deviation over seeds, paired tests |
+| `hf` | the CTR metrics as `evaluate.Metric` classes that work offline (extra `metrics`; imported on its own) |
+"""
+
+from rlrec.evaluation.controls import permutation_auc, shuffle_labels, shuffled_partners
+from rlrec.evaluation.ctr import ctr_metrics, fit_temperature, heuristic_rows, heuristic_scores, mean_score
+from rlrec.evaluation.faithfulness import check_explanations, summarise_checks
+from rlrec.evaluation.reasons import check_reasons, summarise_reasons
+from rlrec.evaluation.significance import auc_difference, auc_interval, mean_and_sd, paired_tests
+
+__all__ = [
+    "auc_difference",
+    "auc_interval",
+    "check_explanations",
+    "check_reasons",
+    "ctr_metrics",
+    "fit_temperature",
+    "heuristic_rows",
+    "heuristic_scores",
+    "mean_and_sd",
+    "mean_score",
+    "paired_tests",
+    "permutation_auc",
+    "shuffle_labels",
+    "shuffled_partners",
+    "summarise_checks",
+    "summarise_reasons",
+]
