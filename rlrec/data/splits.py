@@ -26,7 +26,9 @@ CROWD_WORDS = ("lukewarm", "mixed", "popular", "beloved")
 def label_expression(threshold: float, label_rule: str = "gt") -> pl.Expr:
     """The binary label of a rating: `rating > threshold` ("gt", the papers' letter) or `rating >= threshold` ("ge")."""
     if label_rule not in ("gt", "ge"):
-        raise ValueError(f"label_rule must be 'gt' (rating > threshold) or 'ge' (rating >= threshold), not {label_rule!r}.")
+        raise ValueError(
+            f"label_rule must be 'gt' (rating > threshold) or 'ge' (rating >= threshold), not {label_rule!r}."
+        )
     rating = pl.col("rating")
     return (rating > threshold if label_rule == "gt" else rating >= threshold).cast(pl.Int8).alias("label")
 
@@ -115,7 +117,9 @@ def _check_size(num_users: int, fractions: Sequence[float]) -> None:
 
 def _split_users(targets: pl.DataFrame, users: pl.Series, fractions: Sequence[float]) -> pl.DataFrame:
     """Give each user one split so that the samples (not the users) are cut as `fractions` say."""
-    counts = pl.DataFrame({"user_id": users}).join(targets.group_by("user_id").len(), on="user_id", maintain_order="left")
+    counts = pl.DataFrame({"user_id": users}).join(
+        targets.group_by("user_id").len(), on="user_id", maintain_order="left"
+    )
     middle = counts["len"].cum_sum() - counts["len"] / 2
     edges = np.cumsum(fractions)[:-1] * counts["len"].sum()
     names = [SPLITS[int(i)] for i in np.searchsorted(edges, middle.to_numpy(), side="right")]
@@ -141,7 +145,9 @@ def _with_history(samples: pl.DataFrame, frame: pl.DataFrame, items: pl.DataFram
     start = (pl.col("position").cast(pl.Int64) - length).clip(lower_bound=0)
     samples = samples.join(per_user, on="user_id", maintain_order="left")
     samples = samples.with_columns(pl.col(c).list.slice(start, pl.col("position") - start) for c in columns)
-    samples = samples.join(items.select("item_id", "title", "categories"), on="item_id", how="left", maintain_order="left")
+    samples = samples.join(
+        items.select("item_id", "title", "categories"), on="item_id", how="left", maintain_order="left"
+    )
     return samples.drop("row", "draw", "position")
 
 

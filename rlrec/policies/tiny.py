@@ -1,0 +1,305 @@
+"""The embedded policy: a word-level tokenizer and a small Llama, trained on the spot, so that everything runs offline.
+
+It is bootstrapped on label-blind templates: it learns to write well-formed explanations whose citations are true, and
+to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start at AUC 0.5; what is
+predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
+
+    They (liked|disliked) "TITLE", (and|but) this is a (beloved|popular|mixed|lukewarm) CATEGORY DOMAIN,
+    so they will likely (like|dislike) it.
+
+where "and" makes the verdict follow the cited evidence and "but" turns it round. Training has two parts: a copy
+warm-up on synthetic histories (without it only a quarter of the cited titles are real), then the templates; the target
+at a title is the set of all titles of the stated polarity, not the one that was drawn.
+
+Decoding can be restricted to titles of the prompt's history (`restrict_titles`): the mask is part of the model's own
+forward, so that sampling and log-probabilities agree.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tqdm.auto import tqdm
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
+POLARITY = ("disliked", "liked")
+VERDICT = ("dislike", "like")
+CONNECTIVE = ("but", "and")
+VERSION = 1  # part of the cache key: raise it when the bootstrap changes
+
+
+@dataclass(frozen=True)
+class TinyConfig:
+    """Size and training of the embedded policy; every value was chosen on two CPU cores (docs/tiny_policy.md)."""
+
+    hidden_size: int = 64
+    num_layers: int = 2
+    num_heads: int = 2
+    embedding_std: float = 0.2
+    warmup_steps: int = 500
+    template_steps: int = 900
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    restrict_titles: bool = True
+    seed: int = 0
+
+
+class TinyPolicy(LlamaForCausalLM):
+    """A Llama that, with `config.restrict_titles`, can only write titles that its prompt cites with a polarity word.
+
+    Title tokens fill the id range `config.title_tokens = [first, end)`. A title is allowed where it stands in the
+    context directly after one of `config.polarity_tokens`; the target's title does not, and cannot be cited.
+    """
+
+    def allowed_titles(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, L) token ids -> (B, number of titles) True where the context cites that title."""
+        first, end = self.config.title_tokens
+        polarity = torch.isin(input_ids[:, :-1], torch.tensor(self.config.polarity_tokens, device=input_ids.device))
+        following = input_ids[:, 1:]
+        cited = polarity & (following >= first) & (following < end)
+        allowed = torch.zeros(len(input_ids), end - first, dtype=torch.bool, device=input_ids.device)
+        rows = torch.arange(len(input_ids), device=input_ids.device)[:, None].expand_as(following)
+        allowed[rows[cited], following[cited] - first] = True
+        return allowed
+
+    def restrict_logits(self, logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, L, V) logits with the titles that `input_ids` (B, L) does not cite at -inf; unchanged if unrestricted."""
+        return self._mask(logits, self.allowed_titles(input_ids)) if self.config.restrict_titles else logits
+
+    def _mask(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
+        first, end = self.config.title_tokens
+        titles = logits[..., first:end].masked_fill(~allowed[:, None], float("-inf"))
+        return torch.cat([logits[..., :first], titles, logits[..., end:]], dim=-1)
+
+    @functools.wraps(LlamaForCausalLM.forward)  # `generate` reads the signature
+    def forward(self, input_ids=None, past_key_values=None, **kwargs):
+        output = super().forward(input_ids=input_ids, past_key_values=past_key_values, **kwargs)
+        if not self.config.restrict_titles:
+            return output
+        if past_key_values is not None and past_key_values.get_seq_length() > input_ids.shape[1]:
+            allowed = past_key_values.allowed_titles  # a decoding step: the context was seen in the first pass
+        else:
+            allowed = self.allowed_titles(input_ids)
+            if output.past_key_values is not None:
+                output.past_key_values.allowed_titles = allowed
+        output.logits = self._mask(output.logits, allowed)
+        return output
+
+
+def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer in which each quoted title is one token; titles take the last ids.
+
+    >>> tokenizer = build_tokenizer(["Heat"], ["They", "liked", ","])
+    >>> tokenizer.decode(tokenizer('They liked "Heat", "Antz"')["input_ids"])
+    '<s> They liked "Heat", <unk>'
+    """
+    words = list(dict.fromkeys(words))
+    quoted = list(dict.fromkeys(f'"{t}"' for t in titles))
+    vocabulary = {token: i for i, token in enumerate([*SPECIAL, *words, *quoted])}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r'"[^"]*"|[^\s",.]+|[,.]|"'), behavior="removed", invert=True)
+    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tuple[str, int]:
+    """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
+
+    The polarity is drawn evenly from those the history has, the title evenly from that polarity, the category evenly
+    from the target's. Where the history has both polarities "and" is drawn four times in five, otherwise evenly, so
+    that the verdict tells nothing about the label. Without a history nothing is cited.
+    """
+    categories = row["category_words"]
+    category = f"{categories[rng.integers(len(categories))]} " if categories else ""
+    labels = row["history_labels"]
+    if not len(labels):
+        verdict = int(rng.integers(2))
+        return f"They will likely {VERDICT[verdict]} it: this is a {row['crowd']} {category}{domain}.", verdict
+    both = 0 < sum(labels) < len(labels)
+    polarity = int(rng.integers(2)) if both else int(labels[0])
+    agrees = int(rng.random() < (0.8 if both else 0.5))
+    verdict = polarity if agrees else 1 - polarity
+    titles = [t for t, label in zip(row["history_titles"], labels) if label == polarity]
+    return (
+        f'They {POLARITY[polarity]} "{titles[rng.integers(len(titles))]}", {CONNECTIVE[agrees]} this is a '
+        f"{row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it."
+    ), verdict
+
+
+class _Bootstrap:
+    """The training batches of the bootstrap: copy warm-up, explanations, and verdicts for the LC scorer."""
+
+    def __init__(self, tokenizer, rows, catalogue, generation, ctr, domain, rng):
+        self.tokenizer, self.rows, self.catalogue, self.rng = tokenizer, rows, catalogue, rng
+        self.generation, self.ctr, self.domain = generation, ctr, domain
+        self.answers = [tokenizer.convert_tokens_to_ids(a) for a in ("No", "Yes")]
+        self.first_title = min(tokenizer.convert_tokens_to_ids(f'"{t}"') for t, *_ in catalogue)
+
+    def synthetic_row(self) -> dict:
+        """A history of random titles with random polarities, and a random target."""
+        rng, length = self.rng, int(self.rng.integers(2, 11))
+        drawn = [self.catalogue[i] for i in rng.integers(len(self.catalogue), size=length + 1)]
+        return {
+            "history_titles": [d[0] for d in drawn[:-1]],
+            "history_categories": [d[1] for d in drawn[:-1]],
+            "history_labels": rng.integers(2, size=length).tolist(),
+            "title": drawn[-1][0],
+            "categories": drawn[-1][1],
+            "category_words": drawn[-1][2],
+            "crowd": self.rows[rng.integers(len(self.rows))]["crowd"],
+        }
+
+    def copying(self, size: int, citations: int = 6):
+        """Prompts followed by several citations; only titles are targets."""
+        rows = [self.synthetic_row() for _ in range(size)]
+        texts, polarities = [], []
+        for row in rows:
+            labels = np.asarray(row["history_labels"])
+            drawn = labels[self.rng.integers(len(labels), size=citations)]
+            polarities.append(drawn)
+            titles = [row["history_titles"][self.rng.choice(np.flatnonzero(labels == p))] for p in drawn]
+            texts.append(" ".join(f'{POLARITY[p]} "{t}"' for p, t in zip(drawn, titles)))
+        return self._batch(rows, texts, titles_only=True)
+
+    def explaining(self, size: int, synthetic: float = 0.5):
+        """Prompts followed by a drawn explanation; all its tokens are targets."""
+        rows = [
+            self.synthetic_row() if self.rng.random() < synthetic else self.rows[self.rng.integers(len(self.rows))]
+            for _ in range(size)
+        ]
+        return self._batch(rows, [draw_explanation(row, self.domain, self.rng)[0] + " </s>" for row in rows])
+
+    def judging(self, size: int):
+        """Explanations followed by "Yes" or "No", whichever their verdict says."""
+        drawn = [draw_explanation(self.synthetic_row(), self.domain, self.rng) for _ in range(size)]
+        encoded = self.tokenizer([self.ctr(text) for text, _ in drawn], padding=True, return_tensors="pt")
+        return encoded, torch.tensor([self.answers[verdict] for _, verdict in drawn])
+
+    def _batch(self, rows, texts, titles_only: bool = False):
+        """Right-padded ids, (B, L-1) target mask, and for each title target the set of right titles (K, titles)."""
+        prompts = self.tokenizer([self.generation(row) for row in rows])["input_ids"]
+        completions = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        length = max(len(p) + len(c) for p, c in zip(prompts, completions))
+        ids = torch.zeros(len(rows), length, dtype=torch.long)
+        target = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, (p, c) in enumerate(zip(prompts, completions)):
+            ids[i, : len(p) + len(c)] = torch.tensor(p + c)
+            target[i, len(p) : len(p) + len(c)] = True
+        is_title = target & (ids >= self.first_title)
+        right = torch.zeros(int(is_title.sum()), len(self.tokenizer) - self.first_title, dtype=torch.bool)
+        liked = self.tokenizer.convert_tokens_to_ids("liked")
+        for k, (i, t) in enumerate(is_title.nonzero().tolist()):
+            polarity = int(ids[i, t - 1] == liked)
+            row = rows[i]
+            titles = [f'"{x}"' for x, y in zip(row["history_titles"], row["history_labels"]) if y == polarity]
+            right[k, torch.tensor(self.tokenizer.convert_tokens_to_ids(titles)) - self.first_title] = True
+        return ids, (is_title if titles_only else target), is_title, right
+
+
+def _generation_loss(model, ids, target, is_title, right, first_title):
+    hidden = model.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state[:, :-1]
+    is_title, target = is_title[:, 1:], target[:, 1:]
+    words = target & ~is_title
+    loss, count = 0.0, target.sum()
+    if words.any():
+        loss = F.cross_entropy(model.lm_head(hidden[words]), ids[:, 1:][words], reduction="sum")
+    logits = model.lm_head(hidden[is_title])
+    chosen = logits[:, first_title:].masked_fill(~right, float("-inf")).logsumexp(-1)
+    return (loss + (logits.logsumexp(-1) - chosen).sum()) / count
+
+
+def bootstrap(
+    rows: Sequence[Mapping],
+    catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
+    generation: Callable[[Mapping], str],
+    ctr: Callable[[str], str],
+    domain: str,
+    config: TinyConfig | None = None,
+    progress: bool = True,
+) -> tuple[TinyPolicy, PreTrainedTokenizerFast]:
+    """Train tokenizer and policy on label-blind templates (about two minutes on two CPU cores).
+
+    Args:
+        rows: training samples: history_titles, history_labels, history_categories, title, categories, category_words,
+            crowd. The target's label is not read.
+        catalogue: (title, categories, category words) of every item that can be cited or explained.
+        generation: row -> generation prompt.
+        ctr: explanation -> CTR prompt.
+        domain: the word for an item ("film").
+        config: sizes and steps.
+        progress: show a progress bar.
+    """
+    config = config or TinyConfig()
+    rng = np.random.default_rng(config.seed)
+    torch.manual_seed(config.seed)
+    sample_texts = [generation(row) for row in rows] + [ctr(draw_explanation(row, domain, rng)[0]) for row in rows]
+    words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
+    words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
+    words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
+    grammar = ["Yes", "No", *POLARITY, *VERDICT, *CONNECTIVE, *"They this is a so they will likely it:".split(), "it"]
+    tokenizer = build_tokenizer([c[0] for c in catalogue], [*grammar, domain, ",", ".", *words])
+    first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
+    model = TinyPolicy(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=int(config.hidden_size * 2.75),
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            restrict_titles=False,  # the bootstrap learns the citations; the mask comes on afterwards
+            title_tokens=[first_title, len(tokenizer)],
+            polarity_tokens=tokenizer.convert_tokens_to_ids(list(POLARITY)),
+        )
+    )
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
+    steps = config.warmup_steps + config.template_steps
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps, pct_start=0.05)
+    data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, domain, rng)
+    bar = tqdm(range(steps), desc="Bootstrapping the embedded policy", disable=not progress)
+    for step in bar:
+        if step < config.warmup_steps:
+            loss = _generation_loss(model, *data.copying(config.batch_size), data.first_title)
+        else:
+            loss = _generation_loss(model, *data.explaining(config.batch_size), data.first_title)
+            encoded, answers = data.judging(config.batch_size // 4)
+            hidden = model.model(**encoded).last_hidden_state[:, -1]
+            loss = loss + 0.2 * F.cross_entropy(model.lm_head(hidden), answers)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.config.restrict_titles = config.restrict_titles
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    return model.eval(), tokenizer
