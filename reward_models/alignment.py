@@ -36,7 +36,7 @@ Template = Callable[[str, Mapping], str | list[dict]]
 
 
 class FirstTokenScorer:
-    """Equation 8: how strongly a frozen language model answers "Yes" to "will the user like it?", given an explanation.
+    """Equation 8: how strongly a frozen LLM answers "Yes" to "will the user like it?", given an explanation.
 
     s = sigmoid((logsumexp of the Yes tokens' logits - logsumexp of the No tokens' logits) / T), from the logits of the
     first token after the prompt.
