@@ -67,11 +67,16 @@ class PromptTemplate:
         )
 
     def dataset(self, samples: pl.DataFrame) -> Dataset:
-        """All columns of `samples` and `prompt`, as TRL's trainers want them."""
+        """All columns of `samples`, with `prompt` and `category_words`, as TRL's trainers want them."""
+        return Dataset.from_list(self.rows(samples))
+
+    def rows(self, samples: pl.DataFrame) -> list[dict]:
+        """The rows of `dataset` as dictionaries."""
         rows = samples.to_dicts()
         for row in rows:
+            row["category_words"] = category_words(row["categories"])
             row["prompt"] = self.generation(row)
-        return Dataset.from_list(rows)
+        return rows
 
     def _wrap(self, text: str) -> str | list[dict]:
         return [{"role": "user", "content": text}] if self.conversational else text

@@ -22,7 +22,6 @@ import os
 import re
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -303,3 +302,39 @@ def bootstrap(
     model.config.restrict_titles = config.restrict_titles
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     return model.eval(), tokenizer
+
+
+def load_tiny(
+    rows: Sequence[Mapping],
+    catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
+    generation: Callable[[Mapping], str],
+    ctr: Callable[[str], str],
+    domain: str,
+    config: TinyConfig | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    progress: bool = True,
+) -> tuple[TinyPolicy, PreTrainedTokenizerFast]:
+    """`bootstrap`, or the copy of an earlier bootstrap on exactly the same content.
+
+    `cache_dir` defaults to the environment's `RLREC_CACHE_DIR`, then to `~/.cache/rlrec`. The key is a hash of
+    everything that training reads: sizes and steps, catalogue, and the prompts and histories of the rows.
+    """
+    config = config or TinyConfig()
+    read = [[generation(row), row["crowd"], row["category_words"], row["history_labels"]] for row in rows]
+    content = [VERSION, asdict(config) | {"restrict_titles": None}, domain, list(map(list, catalogue)), read, ctr("")]
+    key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    root = Path(cache_dir or os.environ.get("RLREC_CACHE_DIR") or Path.home() / ".cache" / "rlrec") / "tiny"
+    folder = root / key
+    if not folder.exists():
+        model, tokenizer = bootstrap(rows, catalogue, generation, ctr, domain, config, progress)
+        root.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(dir=root))
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        try:
+            partial.rename(folder)
+        except OSError:  # another process finished the same bootstrap first
+            shutil.rmtree(partial)
+    model = TinyPolicy.from_pretrained(folder)
+    model.config.restrict_titles = config.restrict_titles
+    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)

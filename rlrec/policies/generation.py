@@ -1,0 +1,103 @@
+"""Writing explanations with a policy outside of training: batched, sharded over ranks, with progress."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
+    """Token ids of each prompt; control-token spellings inside the text stay text.
+
+    Raises:
+        ValueError: if prompts are conversational and the tokenizer has no chat template.
+    """
+    if isinstance(prompts[0], str):
+        return tokenizer(list(prompts), split_special_tokens=True)["input_ids"]
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, but the prompts are conversational; "
+            "set --conversational false, or choose a chat model."
+        )
+    encoded = tokenizer.apply_chat_template(
+        list(prompts), add_generation_prompt=True, tokenize=True, return_dict=True, sanitize_control_tokens=True
+    )
+    return encoded["input_ids"]
+
+
+@torch.no_grad()
+def generate_explanations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str | list[dict]],
+    *,
+    num_generations: int = 1,
+    max_new_tokens: int = 128,
+    temperature: float = 1.0,
+    batch_size: int = 256,
+    seed: int = 0,
+    progress: str | None = "Writing explanations",
+) -> list[list[str]]:
+    """Sample `num_generations` explanations of each prompt (all ranks share the work and get all the texts).
+
+    Args:
+        model: causal LM or PeftModel; its adapter state is left as it is (disable it for pi_init).
+        tokenizer: left padding is used whatever its setting.
+        prompts: plain texts, or conversations for a chat model.
+        num_generations: samples per prompt.
+        max_new_tokens: longest explanation, in tokens.
+        temperature: sampling temperature.
+        batch_size: sequences generated at once on one rank.
+        seed: the texts depend on it and on nothing drawn before.
+        progress: text of the progress bar, `None` for none.
+
+    Returns:
+        One list of `num_generations` texts per prompt.
+    """
+    state = PartialState()
+    ids = tokenize_prompts(tokenizer, prompts)
+    order = sorted((i for i in range(len(ids)) for _ in range(num_generations)), key=lambda i: -len(ids[i]))
+    mine = order[state.process_index :: state.num_processes]
+    texts = []
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed * 1_000_003 + state.process_index)
+    with _evaluation_mode(model):
+        starts = range(0, len(mine), batch_size)
+        for start in tqdm(starts, desc=progress, disable=progress is None or not state.is_main_process):
+            batch = [{"input_ids": ids[i]} for i in mine[start : start + batch_size]]
+            padded = tokenizer.pad(batch, padding=True, padding_side="left", return_tensors="pt").to(model.device)
+            sequences = model.generate(
+                input_ids=padded["input_ids"],
+                attention_mask=padded["attention_mask"],
+                do_sample=True,
+                temperature=temperature,
+                top_k=0,
+                top_p=1.0,
+                max_new_tokens=max_new_tokens,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            completions = sequences[:, padded["input_ids"].shape[1] :]
+            texts += tokenizer.batch_decode(completions, skip_special_tokens=True)
+    torch.random.set_rng_state(generator_state)
+    pairs = gather_object(list(zip(mine, texts)))
+    explanations = [[] for _ in ids]
+    for i, text in pairs:
+        explanations[i].append(text.strip())
+    return explanations
+
+
+@contextmanager
+def _evaluation_mode(model):
+    """Evaluation mode with the KV cache on (gradient checkpointing turns it off), put back afterwards."""
+    training, use_cache = model.training, model.config.use_cache
+    model.eval()
+    model.config.use_cache = True
+    try:
+        yield
+    finally:
+        model.train(training)
+        model.config.use_cache = use_cache
