@@ -1,0 +1,102 @@
+"""One call from raw files, by the dataset's name, to a prepared dataset."""
+
+from __future__ import annotations
+
+import difflib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from rlrec.data.amazon import read_amazon
+from rlrec.data.book_crossing import read_book_crossing
+from rlrec.data.movielens import read_movielens
+from rlrec.data.raw import checksum
+from rlrec.data.recbole import read_recbole
+from rlrec.data.schema import DataError, PreparedDataset, assemble
+from rlrec.data.simulated import simulate
+
+# Ratings file by which each MovieLens release is told from the others.
+MOVIELENS = {
+    "ml-100k": "u.data",
+    "ml-1m": "ratings.dat",
+    "ml-20m": "ratings.csv",
+    "ml-25m": "ratings.csv",
+    "ml-32m": "ratings.csv",
+    "ml-latest-small": "ratings.csv",
+}
+DATASETS = (*MOVIELENS, "book-crossing", "amazon", "recbole", "simulated", "simulated-hard")
+
+
+def prepare(
+    dataset: str,
+    raw_dir: str | Path | None = None,
+    *,
+    threshold: float | None = None,
+    label_rule: str = "gt",
+    k_core: int = 0,
+    category: str | None = None,
+    reviews: bool = True,
+    domain: str | None = None,
+    rating_scale: tuple[float, float] | None = None,
+    num_users: int = 1000,
+    num_items: int = 300,
+    interactions_per_user: int = 30,
+    seed: int = 0,
+    progress=lambda message: None,
+) -> PreparedDataset:
+    """Read, check and describe a dataset; nothing is downloaded or written.
+
+    Args:
+        dataset: one of `DATASETS`.
+        raw_dir: folder with the official raw files (or its parent); not used by the simulated worlds.
+        threshold: rating threshold of the label; default: the dataset's own (ExpCTR, section 5.1.1).
+        label_rule: "gt" (rating above the threshold, the paper's letter) or "ge".
+        k_core: keep users and items with at least so many interactions; 0 keeps all.
+        category: amazon: which category, where the folder holds several.
+        reviews: amazon: keep the review texts.
+        domain: the word prompts use for an item; default: the dataset's own.
+        rating_scale: recbole: smallest and largest valid rating; default: those that occur.
+        num_users, num_items, interactions_per_user, seed: size and seed of a simulated world.
+        progress: called with a message at every step.
+
+    Raises:
+        DataError: a file as a whole cannot be used, or nothing usable is in it.
+
+    >>> prepare("simulated-hard", num_users=40, num_items=30, interactions_per_user=10).metadata["name"]
+    'simulated-hard'
+    """
+    if dataset not in DATASETS:
+        near = difflib.get_close_matches(dataset, DATASETS, 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"use one of {', '.join(DATASETS)}."
+        raise DataError(f"There is no dataset {dataset!r}; {hint}")
+    if dataset.startswith("simulated"):
+        progress(f"simulating {num_users:,} users with {interactions_per_user} ratings of {num_items:,} films")
+        return simulate(
+            num_users,
+            num_items,
+            interactions_per_user,
+            seed,
+            bias=dataset == "simulated",
+            threshold=threshold,
+            label_rule=label_rule,
+        )
+    if dataset in MOVIELENS:
+        raw = read_movielens(raw_dir, progress=progress)
+        if raw.interactions_file != MOVIELENS[dataset]:
+            raise DataError(
+                f"{raw_dir}: found {raw.interactions_file}, but {dataset} comes as {MOVIELENS[dataset]}; "
+                "name the dataset whose files these are."
+            )
+    elif dataset == "book-crossing":
+        raw = read_book_crossing(raw_dir, progress=progress)
+    elif dataset == "amazon":
+        raw = read_amazon(raw_dir, category, reviews, progress=progress)
+    else:
+        raw = read_recbole(raw_dir, rating_scale=rating_scale, progress=progress)
+    raw.domain = domain or raw.domain
+    with ThreadPoolExecutor(1) as pool:  # hashing leaves Python's lock alone, so it costs no time of its own
+        checksums = pool.map(checksum, raw.raw_files)
+        prepared = assemble(
+            dataset, raw, threshold=threshold, label_rule=label_rule, k_core_size=k_core, progress=progress
+        )
+        prepared.metadata["raw_files"] = list(checksums)
+    return prepared
