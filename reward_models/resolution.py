@@ -99,7 +99,8 @@ def _find(name: str):
         known, start, place = [n for n in vars(module) if not n.startswith("_")], attribute, f" in {module_name}"
     else:
         known, start, place = [*BUILT_IN, *installed], name, ""
-    near = difflib.get_close_matches(start, known, n=3, cutoff=0.4)
+    spelled = {name.lower(): name for name in known}
+    near = [spelled[match] for match in difflib.get_close_matches(start.lower(), spelled, n=3, cutoff=0.4)]
     hint = (
         f"did you mean {' or '.join(map(repr, near))}?" if near else f"known are {', '.join([*BUILT_IN, *installed])}"
     )
