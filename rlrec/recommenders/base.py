@@ -139,13 +139,11 @@ class ExplanationInput(nn.Module):
         projected_dim: size p to which each is projected by one linear map without bias, shared by the slots.
         dropout: share of training rows whose explanations are zeroed, so that the prediction without an
             explanation (the second term of ExpCTR eq. 13) is one the model was trained for.
-        noise: standard deviation of the Gaussian noise on standardised dimensions in training.
     """
 
-    def __init__(self, slots: int, dim: int, projected_dim: int, dropout: float, noise: float = 0.0):
+    def __init__(self, slots: int, dim: int, projected_dim: int, dropout: float):
         super().__init__()
         self.dropout = dropout
-        self.noise = noise
         self.output_dim = slots * projected_dim
         self.register_buffer("mean", torch.zeros(slots, dim))
         self.register_buffer("scale", torch.ones(slots, dim))
@@ -171,8 +169,6 @@ class ExplanationInput(nn.Module):
         if self.training and self.dropout > 0:
             present = present & (torch.rand(rows, 1, 1, device=explanations.device) >= self.dropout)
         z = ((explanations.to(self.mean.dtype) - self.mean) / self.scale).clamp(-5.0, 5.0)
-        if self.training and self.noise > 0:
-            z = z + self.noise * torch.randn_like(z)
         return (self.projection(z) * present).flatten(1)
 
 
