@@ -19,7 +19,7 @@ _BRACKET_TOKEN = re.compile(r"\[(/?(?:[A-Z][A-Z_]+|[gs]MASK|unused\d+))\]")
 _HTML_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 _JOINERS = "\u200c\u200d"  # needed to spell Persian, Hindi and some emoji, and harmless
 # Printable ASCII with single spaces and none of the characters that any rule below looks at.
-_PLAIN = re.compile(r"(?:[!#-%'-+\--;=?-Z\\^-~]| (?![ ,]))*,?(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*", re.ASCII)
+_PLAIN = re.compile(r"(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*")
 
 
 def clean_title(text: str | None, max_length: int = MAX_TITLE_LENGTH) -> str:
