@@ -1,0 +1,204 @@
+"""Pictures from results: reward curves per stage (ExpCTR's Figure 3) and the AUC of every row as bars.
+
+Needs the `plot` extra. Nothing here opens a window: figures are drawn on matplotlib's Agg canvas and saved as PNG.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from rlrec.tables import HEURISTICS, row_base, row_label
+
+try:
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+    from matplotlib.patheffects import withStroke
+except ImportError as error:
+    raise ImportError("Pictures need matplotlib: pip install 'rlrec[plot]'.") from error
+
+INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
+# Okabe and Ito's palette, which colour-blind readers can tell apart; grey for what uses no text and no training.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+KINDS = {  # kind: (colour, bases)
+    "heuristic, no text": ("#b8bec7", tuple(HEURISTICS)),
+    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec")),
+    "untuned LLM": ("#E69F00", ("icl",)),
+    "explanations alone": ("#D55E00", ("expctr_llm",)),
+    "recommender + explanations": ("#009E73", ("expctr_aug", "recpie")),
+    "other": ("#8f7fb5", ()),
+}
+HATCHED = ("heuristic, no text",)
+
+
+def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | Path, title: str = "") -> Path | None:
+    """Draw the mean reward over steps, one panel per stage, and save it; None when no run logged a reward.
+
+    Args:
+        runs: per seed, {stage: trainer log history}. Drawn are each reward function's own mean
+            ("rewards/<name>/mean"), or "reward" where those are missing. With several seeds the line is their mean,
+            the thin lines are the seeds; lines are smoothed by a centred mean over a tenth of the steps.
+        path: of the PNG.
+        title: above the panels.
+    """
+    stages = list(dict.fromkeys(stage for run in runs for stage in run))
+    series = {stage: _reward_series([run[stage] for run in runs if stage in run]) for stage in stages}
+    series = {stage: curves for stage, curves in series.items() if curves}
+    if not series:
+        return None
+    figure = Figure(figsize=(1.2 + 3.6 * len(series), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(series), squeeze=False)[0]
+    for axis, (stage, curves) in zip(axes, series.items()):
+        for color, (name, seeds) in zip(COLORS * len(curves), curves.items()):
+            for steps, rewards in seeds:
+                thin = len(seeds) > 1
+                axis.plot(steps, rewards, color=color, alpha=0.3, linewidth=0.9)
+                if not thin:
+                    axis.plot(steps, _smooth(rewards), color=color, linewidth=2.2, label=name)
+            if len(seeds) > 1:
+                steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
+                mean = np.mean([np.interp(steps, *seed) for seed in seeds], axis=0)
+                axis.plot(
+                    steps, _smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
+                )
+        axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
+        axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
+        _plain_axes(axis, "y")
+        axis.margins(x=0.02, y=0.12)
+        axis.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
+    axes[0].set_ylabel("mean reward of a step", color=MUTED, fontsize=9)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    return _save(figure, path)
+
+
+def stage_label(stage: str) -> str:
+    """A stage name for readers.
+
+    >>> stage_label("lc"), stage_label("ic_2"), stage_label("more_lc")
+    ('LC alignment', 'IC alignment, round 2', 'more LC, as many steps')
+    """
+    name, suffix = re.fullmatch(r"(.*?)(?:_(\d+))?", stage).groups()
+    known = {"lc": "LC alignment", "ic": "IC alignment", "more_lc": "more LC, as many steps"}
+    return known.get(name, name.replace("_", " ")) + (f", round {suffix}" if suffix else "")
+
+
+def _reward_series(histories: Sequence[Sequence[Mapping]]) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """{reward name: per seed (steps, rewards)} of one stage."""
+    keys = dict.fromkeys(key for history in histories for entry in history for key in entry)
+    own = [key for key in keys if re.fullmatch(r"rewards/.+/mean", key)]
+    series = {}
+    for key in own or [key for key in keys if key == "reward"]:
+        name = key.removeprefix("rewards/").removesuffix("/mean").replace("_", " ")
+        name = name.upper() if len(name) < 3 else name
+        for history in histories:
+            points = [
+                (entry["step"], entry[key]) for entry in history if "step" in entry and entry.get(key) is not None
+            ]
+            if points:
+                series.setdefault(name, []).append(tuple(np.array(points, dtype=float).T))
+    return series
+
+
+def _smooth(values: np.ndarray) -> np.ndarray:
+    """Centred mean over about a tenth of the values; the window shrinks at both ends."""
+    half = len(values) // 20
+    padded = np.concatenate([[0.0], np.cumsum(values)])
+    low = np.maximum(np.arange(len(values)) - half, 0)
+    high = np.minimum(np.arange(len(values)) + half + 1, len(values))
+    return (padded[high] - padded[low]) / (high - low)
+
+
+def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path | None:
+    """Draw the AUC of every row of `tables.summarise` as bars and save it; None when no row has an AUC.
+
+    Bars grow from chance (0.5), and the best heuristic is a dashed line, because a text that does not pass it tells
+    nothing beyond base rates. Whiskers are standard deviations over seeds; a diamond is the paper's value.
+    """
+    lines = summary.filter(pl.col("metric") == "auc").to_dicts()
+    if not lines:
+        return None
+    kinds = [row_kind(line["row"]) for line in lines]
+    means = np.array([line["mean"] for line in lines])
+    deviations = np.array([line["sd"] or 0.0 for line in lines])
+    papers = [line["paper"] for line in lines]
+    heights = np.arange(len(lines))[::-1]
+    known = np.concatenate([means - deviations, means + deviations, [value for value in papers if value is not None]])
+
+    figure = Figure(figsize=(8.6, 1.5 + 0.36 * len(lines)), layout="constrained")
+    axis = figure.subplots()
+    for height, mean, deviation, kind in zip(heights, means, deviations, kinds):
+        hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
+        axis.barh(height, mean - 0.5, left=0.5, height=0.68, color=KINDS[kind][0], zorder=2, **hatch)
+        if deviation:
+            axis.errorbar(mean, height, xerr=deviation, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
+        text = axis.annotate(f"{mean:.3f}", (max(mean, 0.5) + deviation, height), xytext=(5, 0), va="center",
+                             textcoords="offset points", fontsize=9, color=INK, zorder=5)  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    for height, value in zip(heights, papers):
+        if value is not None:
+            axis.scatter(value, height, marker="D", s=26, color="white", edgecolor=INK, linewidth=1.1, zorder=6)
+    axis.set_xlim(min(0.47, known.min() - 0.02), max(0.6, known.max() + 0.05))
+    axis.set_ylim(-0.6, len(lines) - 0.4)
+    axis.axvline(0.5, color=INK, linewidth=1.1, zorder=4)
+    notes = [(0.5, "chance")]
+    heuristics = [mean for mean, kind in zip(means, kinds) if kind in HATCHED]
+    if heuristics:
+        axis.axvline(max(heuristics), color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+        notes.append((max(heuristics), "best heuristic"))
+    close = len(notes) == 2 and abs(notes[1][0] - 0.5) < 0.17 * np.ptp(axis.get_xlim())
+    for (value, note), side in zip(notes, ("right", "left") if close else ("center", "center")):
+        axis.annotate(note, (value, len(lines) - 0.4), xytext=(0, 3), textcoords="offset points", ha=side, va="bottom",
+                      fontsize=8.5, color=MUTED)  # fmt: skip
+    axis.set_yticks(heights, [row_label(line["row"]) for line in lines])
+    seeds = max(line["seeds"] for line in lines)
+    spread = f"; whiskers: standard deviation over {seeds} seeds" if seeds > 1 else ""
+    axis.set_xlabel(f"AUC on test samples{spread}", color=MUTED, fontsize=9)
+    _plain_axes(axis, "x")
+    axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
+    _legend(figure, list(dict.fromkeys(kinds)), any(value is not None for value in papers))
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    return _save(figure, path)
+
+
+def row_kind(row: str) -> str:
+    """The kind (a key of KINDS) a row is coloured by.
+
+    >>> row_kind("item_mean"), row_kind("expctr_aug_mean4"), row_kind("something")
+    ('heuristic, no text', 'recommender + explanations', 'other')
+    """
+    base = row_base(row)
+    return next((kind for kind, (_, bases) in KINDS.items() if base in bases), "other")
+
+
+def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
+    handles = []
+    for kind in kinds:
+        hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
+        handles.append(Patch(facecolor=KINDS[kind][0], label=kind, **hatch))
+    if with_paper:
+        diamond = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": ""}
+        handles.append(Line2D([], [], label="the paper's value", **diamond))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def _plain_axes(axis, grid: str) -> None:
+    axis.grid(axis=grid, color=GRID, linewidth=0.8)
+    axis.set_axisbelow(True)
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.spines["bottom"].set_color(GRID)
+    axis.tick_params(colors=MUTED, labelsize=8.5)
+
+
+def _save(figure: Figure, path: str | Path) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    figure.savefig(temporary, format="png", dpi=150, facecolor="white")
+    os.replace(temporary, path)
+    return path

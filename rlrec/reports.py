@@ -1,0 +1,134 @@
+"""Tables, pictures, case study and model card, regenerated from the files of finished runs alone.
+
+    python -m rlrec.reports RUN_DIR [RUN_DIR ...] --output_dir reports
+
+A RUN_DIR holds results.json (and predictions.parquet and logs/, where the run wrote them), or holds such folders, one
+per seed. Runs of one system and dataset become one table with mean and standard deviation over seeds. For each such
+group the output folder gets, named <system>_<dataset>:
+
+    .md            tables of predictions, explanations, controls and AUC differences
+    .csv           every number in long form (row, metric, mean, sd, seeds, paper)
+    .tex           the table of predictions
+    _auc.png       AUC of all rows
+    _rewards.png   rewards over steps, per stage
+    _cases.md      explanations before and after, side by side
+    _card.md       a model card
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlrec.model_card import case_study, model_card
+from rlrec.results import read_log_histories, read_predictions, read_results, write_text_atomic
+from rlrec.tables import (
+    PREDICTION_METRICS,
+    control_table,
+    difference_table,
+    explanation_metrics,
+    latex_table,
+    markdown_table,
+    result_table,
+    summarise,
+)
+
+CASE_STUDY_ROWS = ("icl", "expctr_llm")
+
+
+def find_runs(folders: Sequence[str | Path]) -> list[Path]:
+    """The run folders among `folders` and, where one has no results.json itself, right below it.
+
+    Raises:
+        FileNotFoundError: a folder without any results.json.
+    """
+    runs = []
+    for folder in map(Path, folders):
+        found = (
+            [folder]
+            if (folder / "results.json").is_file()
+            else sorted(p.parent for p in folder.glob("*/results.json"))
+        )
+        if not found:
+            raise FileNotFoundError(f"There is no results.json in {folder} or one folder below; give finished runs.")
+        runs += [run for run in found if run not in runs]
+    return runs
+
+
+def tables_markdown(runs: Sequence[Path]) -> str:
+    """All tables of runs of one system and dataset as Markdown."""
+    results = [read_results(run) for run in runs]
+    summary = summarise(results)
+    predictions = {record["seed"]: read_predictions(run) for record, run in zip(results, runs)}
+    differences = difference_table({seed: frame for seed, frame in predictions.items() if frame is not None})
+    seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else f"seed {results[0]['seed']}"
+    tables = {
+        f"{results[0]['system']} on {results[0]['dataset']} ({seeds})": result_table(summary, PREDICTION_METRICS),
+        "Explanations": result_table(summary, explanation_metrics(summary)),
+        "Controls": control_table(results),
+        "AUC differences (same test samples, users resampled)": differences,
+    }
+    return "\n\n".join(f"## {title}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1]) + "\n"
+
+
+def report(folders: Sequence[str | Path], output_dir: str | Path, pictures: bool = True) -> list[Path]:
+    """Write the files of this module's docstring and return their paths.
+
+    Args:
+        folders: run folders, or folders of run folders.
+        output_dir: made when missing.
+        pictures: draw PNGs (needs the `plot` extra).
+    """
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for run in find_runs(folders):
+        record = read_results(run)
+        groups.setdefault((record["system"], record["dataset"]), []).append(run)
+    written = []
+    for (system, dataset), runs in groups.items():
+        written += _report_group(system, dataset, runs, Path(output_dir), pictures)
+    return written
+
+
+def _report_group(system: str, dataset: str, runs: Sequence[Path], output_dir: Path, pictures: bool) -> list[Path]:
+    name = f"{system}_{dataset}".replace("/", "_")
+    results = [read_results(run) for run in runs]
+    summary = summarise(results)
+    table = result_table(summary, PREDICTION_METRICS)
+    texts = {
+        ".md": tables_markdown(runs),
+        ".csv": summary.write_csv(),
+        ".tex": latex_table(*table, caption=f"{system} on {dataset}") + "\n",
+        "_card.md": model_card(results),
+    }
+    predictions = read_predictions(runs[0])
+    columns = {f"explanation_{row}" for row in CASE_STUDY_ROWS}
+    if predictions is not None and columns <= set(predictions.columns):
+        texts["_cases.md"] = case_study(predictions, *CASE_STUDY_ROWS)
+    written = [write_text_atomic(output_dir / f"{name}{ending}", text) for ending, text in texts.items()]
+    if pictures:
+        from rlrec.figures import auc_bars, reward_curves  # the `plot` extra
+
+        bars = auc_bars(summary, output_dir / f"{name}_auc.png", f"AUC on {dataset}")
+        histories = [read_log_histories(run) for run in runs]
+        curves = reward_curves(histories, output_dir / f"{name}_rewards.png", f"Rewards during training on {dataset}")
+        written += [path for path in (bars, curves) if path is not None]
+    return written
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m rlrec.reports", description=__doc__.partition("\n")[0])
+    parser.add_argument("run_dirs", nargs="+", help="folders of finished runs, or folders that hold such folders")
+    parser.add_argument("--output_dir", default="reports", help="where tables and pictures are written (%(default)s)")
+    parser.add_argument("--tables_only", action="store_true", help="no pictures, hence no matplotlib")
+    options = parser.parse_args(arguments)
+    try:
+        written = report(options.run_dirs, options.output_dir, pictures=not options.tables_only)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        parser.error(str(error))
+    for path in written:
+        if path.suffix == ".md" and not path.stem.endswith(("_cases", "_card")):
+            print(path.read_text(encoding="utf-8"))
+    print("\n".join(f"wrote {path}" for path in written))
+
+
+if __name__ == "__main__":
+    main()
