@@ -1,0 +1,207 @@
+"""The contract that every recommender keeps; add a builder to RECOMMENDERS and all of this runs for it."""
+
+import json
+
+import polars as pl
+import pytest
+import torch
+
+from rlrec.recommenders import DeepFM, Vocabulary, fit
+
+SLOTS, DIM = 2, 6
+
+
+def build_deepfm(sizes: dict[str, int]) -> DeepFM:
+    torch.manual_seed(0)
+    return DeepFM(**sizes, embedding_dim=4, hidden_dims=(8, 8), explanation_slots=SLOTS, explanation_dim=DIM)
+
+
+RECOMMENDERS = [pytest.param(build_deepfm, id="deepfm")]
+pytestmark = pytest.mark.parametrize("build", RECOMMENDERS)
+
+
+def make_samples(rows: int = 64) -> pl.DataFrame:
+    numbers = range(rows)
+    return pl.DataFrame(
+        {
+            "user_id": [f"user {n % 7}" for n in numbers],
+            "item_id": [f"item {n % 5}" for n in numbers],
+            "categories": [[["Drama"], ["Drama", "Comedy"], []][n % 3] for n in numbers],
+            "like_rate": [n % 11 / 10 for n in numbers],
+            "item_mean": [n % 4 / 3 for n in numbers],
+            "label": [int(n % 5 < 2) for n in numbers],
+        },
+        schema_overrides={"categories": pl.List(pl.String)},
+    )
+
+
+@pytest.fixture
+def samples() -> pl.DataFrame:
+    return make_samples()
+
+
+@pytest.fixture
+def vocabulary(samples) -> Vocabulary:
+    return Vocabulary.from_samples(samples, dense_features=("like_rate", "item_mean"))
+
+
+@pytest.fixture
+def batch(vocabulary, samples):
+    return vocabulary.encode(samples)
+
+
+@pytest.fixture
+def labels(samples):
+    return samples["label"].to_torch()
+
+
+@pytest.fixture
+def explanations(labels):
+    """The first dimension of the first slot says the label; the rest is noise around 10."""
+    z = 10 + torch.randn(len(labels), SLOTS, DIM, generator=torch.Generator().manual_seed(0))
+    z[:, 0, 0] += 3 * labels
+    return z
+
+
+def test_logits_have_one_value_per_row(build, vocabulary, batch, explanations):
+    model = build(vocabulary.sizes()).eval()
+    assert model(batch, explanations).shape == (64,)
+    assert torch.isfinite(model(batch, explanations)).all()
+
+
+def test_no_explanation_equals_zeros_exactly_before_and_after_training(build, vocabulary, batch, labels, explanations):
+    model = build(vocabulary.sizes()).eval()
+    zeros = torch.zeros_like(explanations)
+    assert torch.equal(model(batch), model(batch, zeros))
+    fit(model, batch, labels, explanations, epochs=3, batch_size=16)
+    assert torch.equal(model(batch), model(batch, zeros))
+    assert not torch.equal(model(batch), model(batch, explanations))
+
+
+def test_predict_gives_probabilities_without_touching_mode_or_gradients(build, vocabulary, batch, explanations):
+    model = build(vocabulary.sizes()).train()
+    probabilities = model.predict(batch, explanations)
+    assert model.training
+    assert not probabilities.requires_grad
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+    torch.testing.assert_close(probabilities, torch.sigmoid(model.eval()(batch, explanations)).detach())
+    torch.testing.assert_close(model.predict(batch, explanations, batch_size=5), probabilities)
+
+
+def test_predict_takes_half_precision_explanations(build, vocabulary, batch, explanations):
+    model = build(vocabulary.sizes())
+    rounded = explanations.bfloat16()
+    torch.testing.assert_close(model.predict(batch, rounded), model.predict(batch, rounded.float()))
+
+
+def test_gradients_reach_every_parameter(build, vocabulary, batch, explanations):
+    model = build(vocabulary.sizes()).eval()
+    model(batch, explanations).square().sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+def test_save_and_load_give_equal_predictions(build, vocabulary, samples, batch, labels, explanations, tmp_path):
+    model = build(vocabulary.sizes())
+    fit(model, batch, labels, explanations, epochs=2)
+    model.save_pretrained(tmp_path / "model", vocabulary)
+    loaded = type(model).from_pretrained(tmp_path / "model")
+    encoded = Vocabulary.load(tmp_path / "model").encode(samples)
+    assert torch.equal(loaded.predict(encoded, explanations), model.predict(batch, explanations))
+    assert torch.equal(loaded.predict(encoded), model.predict(batch))
+    written = sorted(path.name for path in (tmp_path / "model").iterdir())
+    assert written == ["config.json", "model.safetensors", "vocabulary.json"]
+
+
+def test_loading_another_recommender_is_refused(build, vocabulary, tmp_path):
+    model = build(vocabulary.sizes())
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "recommender": "Other"}))
+    with pytest.raises(ValueError, match="describes 'Other', not"):
+        type(model).from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        type(model).from_pretrained(tmp_path / "nowhere")
+
+
+def test_fit_learns_from_explanations_and_a_second_fit_goes_on(build, vocabulary, batch, labels, explanations):
+    model = build(vocabulary.sizes())
+    arguments = {"epochs": 30, "batch_size": 16, "learning_rate": 1e-2}
+    first = fit(model, batch, labels, explanations, **arguments)
+    after_first = model.predict(batch, explanations)
+    assert first.history[-1]["train_loss"] < 0.5 * first.history[0]["train_loss"]
+    second = fit(model, batch, labels, explanations, **arguments)
+    assert second.history[0]["train_loss"] < 0.5 * first.history[0]["train_loss"]
+    assert not torch.equal(model.predict(batch, explanations), after_first)
+
+
+def test_equal_seeds_give_equal_models_and_leave_the_global_random_state(
+    build, vocabulary, batch, labels, explanations
+):
+    predictions = []
+    for seed in (1, 1, 2):
+        model = build(vocabulary.sizes())
+        state = torch.get_rng_state()
+        fit(model, batch, labels, explanations, epochs=2, batch_size=16, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        predictions.append(model.predict(batch, explanations))
+    assert torch.equal(predictions[0], predictions[1])
+    assert not torch.equal(predictions[0], predictions[2])
+
+
+def test_one_user_and_one_item(build):
+    samples = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["i"] * 4, "label": [0, 1, 1, 1]})
+    vocabulary = Vocabulary.from_samples(samples)
+    model = build(vocabulary.sizes())
+    batch = vocabulary.encode(samples)
+    fit(model, batch, samples["label"].to_torch(), epochs=300, learning_rate=1e-2)
+    torch.testing.assert_close(model.predict(batch), torch.full((4,), 0.75), atol=0.05, rtol=0)
+
+
+def test_a_single_row_and_no_row(build, vocabulary, samples, explanations):
+    model = build(vocabulary.sizes())
+    assert model.predict(vocabulary.encode(samples[:1]), explanations[:1]).shape == (1,)
+    assert model.predict(vocabulary.encode(samples[:0]), explanations[:0]).shape == (0,)
+
+
+def test_unknown_ids_categories_and_missing_features_are_predicted(build, vocabulary):
+    model = build(vocabulary.sizes())
+    stranger = pl.DataFrame(
+        {
+            "user_id": ["new", None],
+            "item_id": ["new", "item 1"],
+            "categories": [["Western"], None],
+            "like_rate": [None, float("nan")],
+            "item_mean": [None, None],
+        },
+        schema_overrides={"item_mean": pl.Float64},
+    )
+    batch = vocabulary.encode(stranger)
+    assert batch["user"].tolist() == [0, 0]
+    assert batch["categories"].tolist() == [[0], [0]]
+    assert batch["features"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    assert torch.isfinite(model.predict(batch)).all()
+
+
+def test_a_row_without_categories_does_not_depend_on_padding(build, vocabulary, samples):
+    model = build(vocabulary.sizes())
+    batch = vocabulary.encode(samples[:3])
+    padded = {**batch, "categories": torch.nn.functional.pad(batch["categories"], (0, 3))}
+    torch.testing.assert_close(model.predict(batch), model.predict(padded))
+
+
+def test_inputs_that_do_not_fit_are_refused(build, vocabulary, batch, explanations):
+    model = build(vocabulary.sizes())
+    beyond = {**batch, "user": batch["user"] + 1000}
+    with pytest.raises(ValueError, match=r"batch\['user'\] holds indices 1001\.\.1007.*num_users=8"):
+        model.predict(beyond)
+    with pytest.raises(ValueError, match=r"batch\['item'\] has 3 rows"):
+        model.predict({**batch, "item": batch["item"][:3]})
+    with pytest.raises(ValueError, match=r"features'\] has shape \(64, 1\), expected \(64, 2\)"):
+        model.predict({**batch, "features": batch["features"][:, :1]})
+    with pytest.raises(ValueError, match=r"shape \(64, 6\), expected \(rows, slots, d\) = \(64, 2, 6\)"):
+        model.predict(batch, explanations[:, 0])
+    broken = explanations.clone()
+    broken[5, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="explanations row 5 holds NaN"):
+        model.predict(batch, broken)
