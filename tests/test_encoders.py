@@ -1,9 +1,7 @@
 """Frozen encoders: the masked mean by hand, no leaking padding, the policy as encoder, and the cache on disk."""
 
-import subprocess
-import sys
+import multiprocessing
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +20,7 @@ from transformers import (
     T5Model,
 )
 
-from rlrec.encoders import TextEncoder, frozen_base, masked_mean
+from rlrec.encoders import EmbeddingCache, TextEncoder, frozen_base, masked_mean
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "they", "liked", "disliked", "the", "film", "a", "lot"]
 TEXTS = ["they liked the film a lot", "film", "they disliked the film", "liked liked liked"]
@@ -227,20 +225,31 @@ def test_the_cache_of_a_process_is_split_into_shards(tmp_path, monkeypatch):
     assert rows == []
 
 
-def test_two_processes_share_a_cache(tmp_path):
-    program = (
-        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_encoders import TEXTS, TextEncoder, tiny_bert, tiny_tokenizer\n"
-        f"encoder = TextEncoder(tiny_bert().requires_grad_(False), tiny_tokenizer(), cache_dir={str(tmp_path)!r})\n"
-        "for _ in range(20): encoder.encode(TEXTS)\n"
-    )
-    processes = [subprocess.Popen([sys.executable, "-c", program]) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    encoder = TextEncoder(tiny_bert().requires_grad_(False), tiny_tokenizer(), cache_dir=tmp_path)
-    rows = count_rows(encoder)
-    reference = TextEncoder(tiny_bert().requires_grad_(False), tiny_tokenizer())
-    torch.testing.assert_close(encoder.encode(TEXTS), reference.encode(TEXTS))
-    assert rows == []
+def key_and_vector(number):
+    return number.to_bytes(16, "big"), torch.tensor([float(number), 1.0])
+
+
+def use_cache(folder, first):
+    """Adds 60 vectors one by one, looking around after each; half of them are the other process's too."""
+    cache = EmbeddingCache(folder)
+    for number in range(first, first + 60):
+        cache.add(dict([key_and_vector(number)]))
+        found = cache.lookup([key_and_vector(other)[0] for other in range(90)])
+        assert all(torch.equal(vector, key_and_vector(int.from_bytes(key, "big"))[1]) for key, vector in found.items())
+
+
+def test_two_processes_share_a_cache_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("rlrec.encoders.SHARD_ROWS", 7)
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=use_cache, args=(tmp_path, first)) for first in (0, 30)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    found = EmbeddingCache(tmp_path).lookup([key_and_vector(number)[0] for number in range(90)])
+    assert [int(vector[0]) for vector in found.values()] == list(range(90))
+    assert len(list(tmp_path.iterdir())) == 18  # 60 rows in shards of 7, twice, and nothing temporary
 
 
 def test_the_fingerprint_tells_models_apart_but_not_adapters():
