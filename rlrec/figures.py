@@ -18,6 +18,7 @@ try:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
     from matplotlib.patheffects import withStroke
+    from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'rlrec[plot]'.") from error
 
@@ -67,6 +68,7 @@ def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | P
                 )
         axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
         axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         _plain_axes(axis, "y")
         axis.margins(x=0.02, y=0.12)
         axis.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
@@ -106,7 +108,7 @@ def _reward_series(histories: Sequence[Sequence[Mapping]]) -> dict[str, list[tup
 
 def _smooth(values: np.ndarray) -> np.ndarray:
     """Centred mean over about a tenth of the values; the window shrinks at both ends."""
-    half = len(values) // 20
+    half = max(len(values) // 20, min(1, len(values) // 8))
     padded = np.concatenate([[0.0], np.cumsum(values)])
     low = np.maximum(np.arange(len(values)) - half, 0)
     high = np.minimum(np.arange(len(values)) + half + 1, len(values))

@@ -170,11 +170,12 @@ def _reading(summary: pl.DataFrame) -> str:
 
 
 def _how_to_load(base_model: str | None) -> str:
+    base = base_model if base_model and _is_hub_name(base_model) else "FOLDER_OF_THE_BASE_MODEL"
     return (
         "from peft import PeftModel\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{base_model or "BASE_MODEL"}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{base_model or "BASE_MODEL"}")\n'
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{base}")\n'
         'policy = PeftModel.from_pretrained(base, "FOLDER_OF_THE_ADAPTER")'
     )
 
