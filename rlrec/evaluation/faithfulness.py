@@ -245,12 +245,13 @@ def check_explanations(
             f"labels and {len(targets)} targets; give as many of each."
         )
     rows = []
-    for index, row in enumerate(zip(explanations, history_titles, history_labels, targets)):
-        if len(row[1]) != len(row[2]):
+    columns = zip(explanations, history_titles, history_labels, targets)
+    for index, (text, titles, labels, target) in enumerate(columns):
+        if len(titles) != len(labels):
             raise ValueError(
-                f"Row {index}: {len(row[1])} history titles but {len(row[2])} labels; give one per title."
+                f"Row {index}: {len(titles)} history titles but {len(labels)} labels; give one per title."
             )
-        rows.append(_check(*row, max_sentences))
+        rows.append(_check(text, list(titles), list(labels), target, max_sentences))
     return pl.DataFrame(rows, schema=CHECK_SCHEMA, orient="row")
 
 

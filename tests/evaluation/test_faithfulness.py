@@ -212,8 +212,8 @@ def test_lengths_are_checked():
 
 
 def test_polars_columns_are_accepted():
-    frame = pl.DataFrame({"history_titles": [["A"]], "history_labels": [[1]]})
-    checks = check_explanations(
-        ['They liked "A", so they will like it.'], frame["history_titles"], frame["history_labels"]
-    )
-    assert checks["citations_right"].to_list() == [1]
+    frame = pl.DataFrame({"titles": [["A"], ["A"], []], "labels": [[1], [1], []], "target": ["T", "T", "T"]})
+    texts = ['They liked "A", so they will like it.', "They will like it.", "They will like it."]
+    checks = check_explanations(texts, frame["titles"], frame["labels"], frame["target"])
+    assert checks["citations_right"].to_list() == [1, 0, 0]
+    assert checks["malformed"].to_list() == [None, "no citation", None]
