@@ -157,7 +157,10 @@ def count_sentences(text: str, masked_text: str) -> tuple[int, bool]:
     ends = [
         match.end()
         for match in _SENTENCE_END.finditer(masked_text)
-        if not (_ABBREVIATION.search(masked_text[: match.start() + 1]) and masked_text[match.end() :].strip())
+        if not (
+            _ABBREVIATION.search(masked_text[max(match.start() - 8, 0) : match.start() + 1])
+            and masked_text[match.end() :].strip()
+        )
     ]
     rest = masked_text[ends[-1] if ends else 0 :].strip()
     finished = not rest or bool(re.search(r"[.!?][\"”')\]]*$", text.strip()))
