@@ -116,7 +116,10 @@ def read_book_crossing(raw_dir: str | Path | None, progress=lambda message: None
 def _dump_records(path: Path) -> Iterator[tuple]:
     """Lines of the original dump, cut at ``";"``: the one sequence its broken quoting leaves alone."""
     for number, line in read_lines(path, "latin-1", ADVICE):
-        fields = [field.replace('\\"', '"').strip() for field in line.strip().strip('"').split('";"')]
+        fields = [
+            field.replace('\\"', '"').strip()
+            for field in line.strip().removeprefix('"').removesuffix('"').split('";"')
+        ]
         if number == 1:
             if fields[0].lower() not in ("user-id", "isbn"):
                 raise DataError(f"{path}: the first line is {line[:100]!r}, not the header of the dump; {ADVICE}")
@@ -150,7 +153,7 @@ def _anchored(fields: list[str]) -> list[str] | None:
 
     Titles and publishers may have been torn apart at ``;``. The year is the anchor: the last all-digit field.
     """
-    while len(fields) > 5 and fields[-1].startswith("http"):
+    while len(fields) > 4 and fields[-1].startswith("http"):
         fields = fields[:-1]
     years = [k for k in range(2, len(fields) - 1) if re.fullmatch(r"\d{1,4}", fields[k].strip())]
     if not years:

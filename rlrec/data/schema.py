@@ -207,6 +207,7 @@ def assemble(
         "has_timestamps": has_timestamps,
         "k_core": k_core_size,
         **raw.notes,
+        "raw_files": [],
         "licence": raw.licence,
         "rlrec_version": rlrec.__version__,
     }
