@@ -1,0 +1,81 @@
+"""ExpCTR: explanations trained by PPO so that they make clicks predictable.
+
+    accelerate launch recipes/expctr.py                                  # embedded default: CPU, no network
+    accelerate launch recipes/expctr.py --config expctr/ml-100k --raw_dir path/to/ml-100k
+    accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/expctr.py --config expctr/ml-20m ...
+
+Yu et al., "Explainable CTR Prediction via LLM Reasoning" (WSDM 2025), section 4.3.2:
+
+    Stage 1: PPO with the LC reward; every explanation is kept (the newest per pair wins).
+    Stage 2: train the CTR model on ids and the kept explanations.
+    Stage 3: PPO with the IC reward.          Stages 2 and 3 repeat `rounds` times; then evaluate.
+
+A run that was killed goes on where it was when the same command is given again. docs/algorithms/expctr.md explains
+every number it prints.
+"""
+
+from reward_models import FirstTokenScorer, resolve_reward
+from rlrec.arguments import DataArguments, PolicyArguments, parse_arguments
+from rlrec.evaluation import shuffle_labels
+from rlrec.expctr import ExpCTRArguments, ExpCTRRun
+from rlrec.ppo import PPOConfig
+
+
+def main() -> None:
+    arguments, data_arguments, policy_arguments, ppo = parse_arguments(
+        (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig), default_config="expctr/simulated"
+    )
+    run = ExpCTRRun(arguments, data_arguments, policy_arguments, ppo, resolve_reward, FirstTokenScorer)
+
+    # Stage 1: PPO with the LC reward
+    icl = run.explain("icl")
+    lc = stage = run.train("lc", arguments.reward_funcs, arguments.lc_epochs)
+    written = after_lc = run.explain("lc", lc.adapter)
+    store = lc.explanations()
+    for round in range(1, arguments.rounds + 1):
+        # Stage 2: the CTR model on ids and the kept explanations
+        recommender = run.fit_recommender(store, written)
+        # Stage 3: PPO with the IC reward
+        name = "ic" if round == 1 else f"ic_{round}"
+        stage = run.train(
+            name,
+            arguments.ic_reward_funcs,
+            arguments.ic_epochs,
+            stage.adapter,
+            round,
+            recommender=recommender,
+            store=store,
+        )
+        store.merge(stage.explanations())
+        written = run.explain(name, stage.adapter)
+
+    # Evaluation: the frozen LLM's scores (ExpCTR-LLM) and the CTR model's (ExpCTR-Aug), beside rows without text
+    run.add_heuristics()
+    run.add_llm_rows(icl=icl, expctr_llm_lc=after_lc, expctr_llm=written)
+    run.add_ctr_rows(
+        expctr_aug_icl=(run.untuned_explanations(), icl),
+        expctr_aug_lc=(lc.explanations(), after_lc),
+        expctr_aug=(store, written),
+    )
+    if arguments.more_lc:  # what IC is worth: as many steps of more LC instead
+        more = run.train(
+            "more_lc", arguments.reward_funcs, arguments.ic_epochs * arguments.rounds, lc.adapter, round=1
+        )
+        more_store, more_written = lc.explanations(), run.explain("more_lc", more.adapter)
+        more_store.merge(more.explanations())
+        run.add_llm_rows(expctr_llm_more_lc=more_written)
+        run.add_ctr_rows(expctr_aug_more_lc=(more_store, more_written))
+    if arguments.shuffled_labels:  # what leaks: with permuted labels nothing may be learned
+        shuffled = run.train(
+            "shuffled_labels",
+            arguments.reward_funcs,
+            arguments.lc_epochs,
+            samples=shuffle_labels(run.samples, ppo.seed),
+        )
+        run.add_control("shuffled_labels", run.explain("shuffled_labels", shuffled.adapter))
+    run.add_control("shuffled_explanations", written, shuffled=True)
+    run.finish()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Command lines and configuration files of the recipes: one flat dataclass per concern, parsed by TRL's parser.
+
+`--config` takes a path or the name of a packaged file (`expctr/ml-100k`); what stands on the command line wins over
+the file, and the file over the defaults. Unknown keys fail, with the nearest known one named.
+"""
+
+import dataclasses
+import difflib
+import importlib.resources
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import transformers
+import yaml
+from trl import TrlParser
+
+
+@dataclass
+class DataArguments:
+    """Which interactions, and how they become samples."""
+
+    dataset: str = field(
+        default="simulated",
+        metadata={
+            "help": "Dataset name: simulated, simulated-hard, ml-100k, ml-1m, ml-20m, book-crossing, amazon, ..."
+        },
+    )
+    data_dir: str | None = field(
+        default=None, metadata={"help": "Folder written by recipes/prepare_data.py (instead of --raw_dir)."}
+    )
+    raw_dir: str | None = field(default=None, metadata={"help": "Folder with the official raw files of --dataset."})
+    category: str | None = field(default=None, metadata={"help": "Amazon category, such as Gift_Cards."})
+    k_core: int = field(default=0, metadata={"help": "Keep users and items with at least so many interactions."})
+    threshold: float | None = field(
+        default=None, metadata={"help": "Rating threshold of the label; default: the dataset's (4, Book-Crossing 5)."}
+    )
+    label_rule: str = field(
+        default="gt", metadata={"help": "'gt': rating > threshold (the paper's letter); 'ge': rating >= threshold."}
+    )
+    num_samples: int | None = field(
+        default=20_000,
+        metadata={"help": "Samples over all splits (ExpCTR section 5.1.1: 20,000; Book-Crossing 40,000)."},
+    )
+    history_length: int = field(default=10, metadata={"help": "Longest history (ExpCTR section 5.1.1: 10)."})
+    min_history: int = field(default=1, metadata={"help": "A target needs at least so many earlier interactions."})
+    num_users: int = field(default=1000, metadata={"help": "Users of the simulated world."})
+    num_items: int = field(default=300, metadata={"help": "Items of the simulated world."})
+    interactions_per_user: int = field(default=30, metadata={"help": "Ratings per user of the simulated world."})
+
+
+@dataclass
+class PolicyArguments:
+    """The language model that writes explanations, and its LoRA adapter."""
+
+    model_name_or_path: str = field(
+        default="tiny",
+        metadata={
+            "help": "'tiny' (the embedded policy, trained on the spot) or a Hugging Face causal LM's name or path."
+        },
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of a model from the Hub."})
+    dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})
+    attn_implementation: str | None = field(default=None, metadata={"help": "sdpa, flash_attention_2, ..."})
+    conversational: bool | None = field(
+        default=None, metadata={"help": "Chat prompts; default: whether the tokenizer has a chat template."}
+    )
+    prompt_style: str | None = field(
+        default=None, metadata={"help": "'paper' or 'compact'; default: compact for 'tiny', paper otherwise."}
+    )
+    history_categories: int = field(default=0, metadata={"help": "Compact style: categories after a history title."})
+    restrict_titles: bool = field(
+        default=True, metadata={"help": "Embedded policy: only titles of the user's history can be written."}
+    )
+    warmup_steps_copy: int = field(default=500, metadata={"help": "Embedded policy: steps of the copy warm-up."})
+    template_steps: int = field(default=900, metadata={"help": "Embedded policy: steps on the templates."})
+    lora_r: int = field(default=16, metadata={"help": "LoRA rank (ExpCTR uses LoRA and names no rank)."})
+    lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout (PPO switches dropout off anyway)."})
+    lora_target_modules: str = field(
+        default="all-linear", metadata={"help": "'all-linear', or names separated by commas."}
+    )
+
+
+def parse_arguments(dataclass_types: Sequence[type], default_config: str, arguments: Sequence[str] | None = None):
+    """Instances of `dataclass_types` from the command line and the configuration file.
+
+    Args:
+        dataclass_types: argument dataclasses.
+        default_config: name of the packaged configuration used when `--config` is not given.
+        arguments: command line without the program; default `sys.argv[1:]`.
+
+    Raises:
+        SystemExit: after printing one sentence, when a key is unknown, a value is wrong or the file is missing.
+    """
+    quiet_libraries()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = TrlParser(dataclass_types)
+    parser.description = f"Configurations: {', '.join(packaged_configs())} (default {default_config}), or a YAML file."
+    known = [f.name for dataclass_type in dataclass_types for f in dataclasses.fields(dataclass_type) if f.init]
+    if "--config" in arguments:
+        position = arguments.index("--config")
+        if position + 1 == len(arguments):
+            parser.error("--config needs a name or a path behind it.")
+        name = arguments[position + 1]
+        arguments[position : position + 2] = []
+    else:
+        name = default_config
+    try:
+        values = load_config(name)
+        for key in values:
+            _check_known(key, known, f"configuration {name}")
+        for argument in arguments:
+            if argument.startswith("--") and argument not in ("--help", "-h"):
+                _check_known(re.sub(r"^no_", "", argument[2:].partition("=")[0]), known, "command line")
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            yaml.safe_dump(values, file)
+            file.flush()
+            return parser.parse_args_and_config(["--config", file.name, *arguments])
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+
+
+def quiet_libraries() -> None:
+    """Leave the terminal to the run: no bar for loading a model's shards, no deprecations between two libraries."""
+    transformers.utils.logging.disable_progress_bar()
+    for module in ("transformers", "trl", "peft", "accelerate"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
+
+
+def load_config(name: str) -> dict:
+    """The key-value pairs of a packaged configuration ("expctr/ml-100k") or of a YAML file.
+
+    Raises:
+        ValueError: no such configuration (the nearest name is suggested), or the file is no mapping.
+    """
+    folder = importlib.resources.files("recipes") / "configs"
+    path = folder / f"{name}.yaml"
+    path = Path(name) if name.endswith((".yaml", ".yml")) else path
+    if not path.is_file():
+        near = difflib.get_close_matches(name, packaged_configs(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"packaged ones are {', '.join(packaged_configs())}."
+        raise ValueError(f"There is no configuration {name!r}; {hint}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold 'key: value' lines.")
+    return values
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configurations that ship with the recipes."""
+    folder = Path(str(importlib.resources.files("recipes") / "configs"))
+    return sorted(
+        str(path.relative_to(folder))[: -len(".yaml")].replace(os.sep, "/") for path in folder.rglob("*.yaml")
+    )
+
+
+def _check_known(key: str, known: Sequence[str], where: str) -> None:
+    key = key.replace("-", "_")
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1)
+        raise ValueError(f"Unknown key {key!r} in the {where}" + (f"; did you mean {near[0]!r}?" if near else "."))

@@ -1,0 +1,37 @@
+"""What ExpCTR's recipe can be told beside data, policy and PPO settings."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ExpCTRArguments:
+    """The three stages and the evaluation."""
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["lc"],
+        metadata={"help": "Rewards of stage 1: names or dotted paths (docs/rewards.md)."},
+    )
+    ic_reward_funcs: list[str] = field(default_factory=lambda: ["ic"], metadata={"help": "Rewards of stage 3."})
+    lc_epochs: float = field(default=2.0, metadata={"help": "Passes of stage 1 (ExpCTR section 5.1.4: two)."})
+    ic_epochs: float = field(default=2.0, metadata={"help": "Passes of each stage 3 (ExpCTR section 5.1.4: two)."})
+    rounds: int = field(default=1, metadata={"help": "How often stages 2 and 3 repeat (ExpCTR: 'predefined')."})
+    lc_temperature: float = field(default=1.0, metadata={"help": "T of equation 8 in the reward."})
+    lc_form: str = field(default="absolute", metadata={"help": "'absolute' (equation 9) or 'brier': 1 - (y - s)^2."})
+    ic_shift: str = field(default="on", metadata={"help": "Second term of equation 13: 'on', 'off' or 'signed'."})
+    ic_accuracy: bool = field(default=True, metadata={"help": "First term of equation 13."})
+    ic_baseline: str = field(
+        default="none", metadata={"help": "Label-aware control variate: 'none', 'without_explanation' or 'stored'."}
+    )
+    ic_folds: int = field(
+        default=5, metadata={"help": "Out-of-fold models of the IC reward; 0: one in-sample model, as printed."}
+    )
+    encoder: str = field(
+        default="policy",
+        metadata={"help": "'policy' (pi_init's own hidden states) or a Hugging Face encoder (paper: BGE-small)."},
+    )
+    num_explanations: int = field(default=4, metadata={"help": "Explanations per validation and test sample."})
+    generation_batch: int = field(default=256, metadata={"help": "Sequences generated at once in the evaluation."})
+    scoring_batch: int = field(default=256, metadata={"help": "Prompts scored at once by the LC scorer."})
+    ctr_fits: int = field(default=3, metadata={"help": "Fits of every CTR model; its row is their mean."})
+    more_lc: bool = field(default=True, metadata={"help": "Control: more LC instead of IC, as many steps."})
+    shuffled_labels: bool = field(default=False, metadata={"help": "Control: stage 1 on permuted labels."})
