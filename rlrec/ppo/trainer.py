@@ -23,7 +23,7 @@ from rlrec.ppo.losses import approximate_kl, clipped_value_loss, masked_mean, re
 from rlrec.ppo.rewards import RewardFailure, RewardGuard, check_gathered
 from rlrec.ppo.sampler import RolloutSampler, check_pairs
 from rlrec.ppo.scoring import add_scoring, recording
-from rlrec.ppo.value_head import VALUE_HEAD, add_value_head, is_value_head, load_value_head, save_value_head
+from rlrec.ppo.value_head import add_value_head, is_value_head, load_value_head, save_value_head
 
 
 class PPOTrainer(GRPOTrainer):
@@ -110,7 +110,7 @@ class PPOTrainer(GRPOTrainer):
         exact = exact and all(parameter.dtype == torch.float32 for parameter in self._causal_lm().parameters())
         return possible and (exact if wanted is None else wanted)
 
-    # -- data --------------------------------------------------------------------------------------------------------
+    # -- data ---------------------------------------------------------------------------------------------------------
     def _get_train_sampler(self, dataset=None):
         dataset = self.train_dataset if dataset is None else dataset
         args, unit = self.args, 1
@@ -134,8 +134,8 @@ class PPOTrainer(GRPOTrainer):
         if is_conversational({"prompt": prompts[0]}):
             if self.chat_template is None and tokenizer.chat_template is None:
                 raise ValueError(
-                    f"The prompts are conversations but the tokenizer '{tokenizer.name_or_path}' has no chat template: "
-                    "give plain-text prompts, or set tokenizer.chat_template."
+                    f"The prompts are conversations but the tokenizer '{tokenizer.name_or_path}' has no chat "
+                    "template: give plain-text prompts, or set tokenizer.chat_template."
                 )
             given = self.chat_template_kwargs
             if self.args.sanitize_control_tokens:
@@ -155,7 +155,7 @@ class PPOTrainer(GRPOTrainer):
                 raise ValueError(f"The prompt {prompt!r} has no token: a prompt must hold at least one.")
         return prompt_ids, images, fields
 
-    # -- scoring -----------------------------------------------------------------------------------------------------
+    # -- scoring ------------------------------------------------------------------------------------------------------
     def _generate_single_turn(self, *args, **kwargs):
         if not self._records_generation:
             return super()._generate_single_turn(*args, **kwargs)
@@ -212,7 +212,7 @@ class PPOTrainer(GRPOTrainer):
             self._scored = logps, torch.cat(values) if values else None
         return logps, entropies, aux_loss
 
-    # -- rollout -----------------------------------------------------------------------------------------------------
+    # -- rollout ------------------------------------------------------------------------------------------------------
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         guard, functions = RewardGuard(), self.reward_funcs
         self.reward_funcs = [guard.wrap(function, name) for function, name in zip(functions, self.reward_func_names)]
@@ -282,7 +282,7 @@ class PPOTrainer(GRPOTrainer):
         return gathered[start : start + count]
 
     def _scores(self, training: bool) -> tuple[Tensor, Tensor]:
-        """Reward (B,) of this rank's completions after weights, eq. 10, clip and baseline, and whether each has one."""
+        """This rank's rewards (B,) after weights, eq. 10, clip and baseline, and whether each completion has one."""
         rows, _, rewards_per_function = self._rollout
         scores = adv.weighted_rewards(rewards_per_function, self.reward_weights.to(rewards_per_function.device))
         if self.args.normalize_rewards:
@@ -336,7 +336,7 @@ class PPOTrainer(GRPOTrainer):
         if self.num_generations == 1:
             self._metrics["train" if self.model.training else "eval"].pop("frac_reward_zero_std", None)
 
-    # -- loss --------------------------------------------------------------------------------------------------------
+    # -- loss ---------------------------------------------------------------------------------------------------------
     def _compute_loss(self, model, inputs):
         if not self.has_critic:
             return self._recpie_loss(model, inputs)
@@ -379,7 +379,7 @@ class PPOTrainer(GRPOTrainer):
         self._log_value("entropy", self._mean_over_ranks(masked_mean(entropies, mask)))
         return loss / self._accumulation_steps()
 
-    # -- optimizer and checkpoints -----------------------------------------------------------------------------------
+    # -- optimizer and checkpoints ------------------------------------------------------------------------------------
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
         learning_rate = self.args.value_learning_rate
@@ -397,8 +397,8 @@ class PPOTrainer(GRPOTrainer):
                 check_save_steps(int(self.state.save_steps), args.rollout_cycle)  # a share of max_steps is known now
             if step % args.rollout_cycle:
                 raise ValueError(
-                    f"The checkpoint was saved at step {step}, inside a rollout cycle of {args.rollout_cycle} steps, and "
-                    "the rollout itself is not saved: resume from a checkpoint at a multiple of that."
+                    f"The checkpoint was saved at step {step}, inside a rollout cycle of {args.rollout_cycle} steps, "
+                    "and the rollout itself is not saved: resume from a checkpoint at a multiple of that."
                 )
         return super()._prepare_inputs(generation_batch)
 
