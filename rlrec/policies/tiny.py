@@ -80,8 +80,8 @@ class TinyPolicy(LlamaForCausalLM):
 
     def _mask(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         first, end = self.config.title_tokens
-        titles = logits[..., first:end].masked_fill(~allowed[:, None], float("-inf"))
-        return torch.cat([logits[..., :first], titles, logits[..., end:]], dim=-1)
+        logits[..., first:end].masked_fill_(~allowed[:, None], float("-inf"))  # in place: logits are the largest tensor
+        return logits
 
     @functools.wraps(LlamaForCausalLM.forward)  # `generate` reads the signature
     def forward(self, input_ids=None, past_key_values=None, **kwargs):

@@ -114,8 +114,9 @@ def add_scoring(model, temperature: float) -> None:
         labels = labels[:, -positions_to_score:]
         if hasattr(self, "restrict_logits"):
             with _backbone_states(self) as states:
-                logits = fused_forward(*args, use_cache=False, **kwargs).logits
-            log_probs, entropy = _log_probs_and_entropy(logits[:, -positions_to_score - 1 : -1], labels, temperature)
+                keep = positions_to_score + 1
+                logits = fused_forward(*args, use_cache=False, logits_to_keep=keep, **kwargs).logits[:, :-1]
+            log_probs, entropy = _log_probs_and_entropy(logits, labels, temperature)
             output = ScoredOutput(log_probs=log_probs, entropy=entropy)
             hidden = states[-1][:, -positions_to_score - 1 : -1]
         else:
@@ -137,5 +138,5 @@ def _log_probs_and_entropy(logits: Tensor, labels: Tensor, temperature: float) -
     scored = labels != -100
     log_probs = torch.log_softmax(logits[scored].float() / temperature, dim=-1)  # (N, V)
     of_labels = log_probs.gather(1, labels[scored][:, None])[:, 0]
-    entropy = -(log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)).sum(dim=-1)
+    entropy = torch.special.entr(log_probs.exp()).sum(dim=-1)
     return tuple(x.new_zeros(labels.shape).masked_scatter(scored, x) for x in (of_labels, entropy))
