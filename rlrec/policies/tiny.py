@@ -4,10 +4,11 @@ It is bootstrapped on label-blind templates: it learns to write well-formed expl
 to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start at AUC 0.5; what is
 predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
 
-    They (liked|disliked) "TITLE", (and|but) this is a (beloved|popular|mixed|lukewarm) CATEGORY DOMAIN,
-    so they will likely (like|dislike) it.
+    This is a (beloved|popular|mixed|lukewarm) CATEGORY DOMAIN and they (liked|disliked) "TITLE",
+    (so|yet) they will likely (like|dislike) it.
 
-where "and" makes the verdict follow the cited evidence and "but" turns it round. Training has two parts: a copy
+where "so" makes the verdict follow the cited evidence and "yet" turns it round. What speaks for the verdict stands
+before it, so that a later token can weigh it. Training has two parts: a copy
 warm-up on synthetic histories (without it only a quarter of the cited titles are real), then the templates; the target
 at a title is the set of all titles of the stated polarity, not the one that was drawn.
 
@@ -36,8 +37,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
-CONNECTIVE = ("but", "and")
-VERSION = 1  # part of the cache key: raise it when the bootstrap changes
+CONNECTIVE = ("yet", "so")
+VERSION = 2  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class TinyPolicy(LlamaForCausalLM):
         return allowed
 
     def restrict_logits(self, logits: torch.Tensor, input_ids: torch.Tensor) -> torch.Tensor:
-        """(B, L, V) logits with the titles that `input_ids` (B, L) does not cite at -inf; unchanged if unrestricted."""
-        return self._mask(logits, self.allowed_titles(input_ids)) if self.config.restrict_titles else logits
+        """(B, L, V) logits with the titles that `input_ids` (B, L) does not cite at -inf; as given if unrestricted."""
+        return self._mask(logits.clone(), self.allowed_titles(input_ids)) if self.config.restrict_titles else logits
 
     def _mask(self, logits: torch.Tensor, allowed: torch.Tensor) -> torch.Tensor:
         first, end = self.config.title_tokens
-        logits[..., first:end].masked_fill_(~allowed[:, None], float("-inf"))  # in place: logits are the largest tensor
+        logits[..., first:end].masked_fill_(~allowed[:, None], float("-inf"))  # in place: this tensor is large
         return logits
 
     @functools.wraps(LlamaForCausalLM.forward)  # `generate` reads the signature
@@ -127,7 +128,7 @@ def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tup
     """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
 
     The polarity is drawn evenly from those the history has, the title evenly from that polarity, the category evenly
-    from the target's. Where the history has both polarities "and" is drawn four times in five, otherwise evenly, so
+    from the target's. Where the history has both polarities "so" is drawn four times in five, otherwise evenly, so
     that the verdict tells nothing about the label. Without a history nothing is cited.
     """
     categories = row["category_words"]
@@ -135,15 +136,16 @@ def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tup
     labels = row["history_labels"]
     if not len(labels):
         verdict = int(rng.integers(2))
-        return f"They will likely {VERDICT[verdict]} it: this is a {row['crowd']} {category}{domain}.", verdict
+        return f"This is a {row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it.", verdict
     both = 0 < sum(labels) < len(labels)
     polarity = int(rng.integers(2)) if both else int(labels[0])
     agrees = int(rng.random() < (0.8 if both else 0.5))
     verdict = polarity if agrees else 1 - polarity
     titles = [t for t, label in zip(row["history_titles"], labels) if label == polarity]
+    title = titles[rng.integers(len(titles))]
     return (
-        f'They {POLARITY[polarity]} "{titles[rng.integers(len(titles))]}", {CONNECTIVE[agrees]} this is a '
-        f"{row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it."
+        f'This is a {row["crowd"]} {category}{domain} and they {POLARITY[polarity]} "{title}", '
+        f"{CONNECTIVE[agrees]} they will likely {VERDICT[verdict]} it."
     ), verdict
 
 
@@ -257,7 +259,7 @@ def bootstrap(
     words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
-    grammar = ["Yes", "No", *POLARITY, *VERDICT, *CONNECTIVE, *"They this is a so they will likely it:".split(), "it"]
+    grammar = [*POLARITY, *VERDICT, *CONNECTIVE, "Yes", "No", "This", "is", "a", "and", "they", "will", "likely", "it"]
     tokenizer = build_tokenizer([c[0] for c in catalogue], [*grammar, domain, ",", ".", *words])
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
     model = TinyPolicy(
