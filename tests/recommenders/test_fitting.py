@@ -58,6 +58,25 @@ def test_without_validation_all_epochs_run(by_item):
     assert roc_auc_score(labels, model.predict(batch)) == 1.0
 
 
+def test_the_thread_setting_is_put_back(by_item):
+    before = torch.get_num_threads()
+    during = []
+
+    class Watched(DeepFM):
+        def forward(self, batch, explanations=None):
+            during.append(torch.get_num_threads())
+            return super().forward(batch, explanations)
+
+    try:
+        torch.set_num_threads(2)
+        fit(Watched(21, 11), *by_item, epochs=1)
+        fit(Watched(21, 11), *by_item, epochs=1, cpu_threads=None)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert during == [1, 1, 2, 2]
+
+
 def test_labels_of_one_class_are_refused(by_item):
     batch, labels = by_item
     with pytest.raises(ValueError, match=r"all 400 training labels are \[1\].*AUC is undefined"):
