@@ -51,10 +51,11 @@ def main() -> None:
 
     # Evaluation: the frozen LLM's scores (ExpCTR-LLM) and the CTR model's (ExpCTR-Aug), beside rows without text
     run.add_heuristics()
-    run.add_llm_rows(icl=icl, expctr_llm_lc=after_lc, expctr_llm=written)
+    run.add_llm_rows(icl=icl, expctr_llm_after_lc=after_lc, expctr_llm=written)
+    run.add_unrestricted_rows(stage.adapter)
     run.add_ctr_rows(
-        expctr_aug_icl=(run.untuned_explanations(), icl),
-        expctr_aug_lc=(lc.explanations(), after_lc),
+        expctr_aug_untuned=(run.untuned_explanations(), icl),
+        expctr_aug_after_lc=(lc.explanations(), after_lc),
         expctr_aug=(store, written),
     )
     if arguments.more_lc:  # what IC is worth: as many steps of more LC instead

@@ -13,7 +13,7 @@ Departures:
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ import numpy as np
 import polars as pl
 import torch
 from accelerate import PartialState
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlrec.encoders import TextEncoder
@@ -50,9 +49,8 @@ def explain(
     path: str | os.PathLike,
     samples: pl.DataFrame,
     rows: Sequence[Mapping],
-    policy: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    scorer,
+    load: Callable,
     *,
     num_explanations: int,
     max_new_tokens: int,
@@ -64,12 +62,13 @@ def explain(
     Args:
         path: Parquet file: user_id, item_id, split, explanation (list), margin (list).
         samples, rows: the same samples as a frame and as prompt rows.
-        policy: with its adapter on (or off, for pi_init) as it is to be used.
-        scorer: anything with `margins(texts, rows)`, such as `reward_models.FirstTokenScorer`.
+        load: gives the policy, as it is to be used, and the LC scorer (`margins(texts, rows)`); not called where the
+            file is there.
     """
     path = Path(path)
     if not path.is_file():
         name = path.stem.replace("_", " ")
+        policy, scorer = load()
         texts = generate_explanations(
             policy,
             tokenizer,

@@ -103,9 +103,12 @@ class ExpCTRRun:
             write_log_history(self.output, stage, finished.log_history)
         return finished
 
-    def explain(self, name: str, adapter: Path | None = None) -> Explained:
-        """Explanations of the validation and test samples by the policy with this adapter (pi_init without one)."""
-        return self._explain(name, self.held_out, self.arguments.num_explanations, adapter)
+    def explain(self, name: str, adapter: Path | None = None, restrict_titles: bool = True) -> Explained:
+        """Explanations of the validation and test samples by the policy with this adapter (pi_init without one).
+
+        `restrict_titles=False` takes the embedded policy's restriction off, to show what it does.
+        """
+        return self._explain(name, self.held_out, self.arguments.num_explanations, adapter, restrict_titles)
 
     def untuned_explanations(self) -> ExplanationStore:
         """One explanation of each training sample by pi_init, for the row that shows what embeddings of any text do."""
@@ -116,16 +119,24 @@ class ExpCTRRun:
         store.update({**key, "text": texts[0]} for key, texts in zip(keys, written.texts))
         return store
 
-    def _explain(self, name: str, samples: pl.DataFrame, count: int, adapter: Path | None = None) -> Explained:
-        policy = self.policies.load(adapter).to(self.state.device)
-        tokenizer, batch_size = self.policies.tokenizer, self.arguments.scoring_batch
+    def _explain(
+        self, name: str, samples: pl.DataFrame, count: int, adapter: Path | None = None, restrict_titles: bool = True
+    ) -> Explained:
+        tokenizer = self.policies.tokenizer
+
+        def load():
+            policy = self.policies.load(adapter).to(self.state.device)
+            if not restrict_titles:
+                policy.get_base_model().config.restrict_titles = False
+            scoring_batch = self.arguments.scoring_batch
+            return policy, self.make_scorer(policy, tokenizer, self.template.ctr, batch_size=scoring_batch)
+
         return table.explain(
             self.output / "explanations" / f"{name}.parquet",
             samples,
             self.template.rows(samples),
-            policy,
             tokenizer,
-            self.make_scorer(policy, tokenizer, self.template.ctr, batch_size=batch_size),
+            load,
             num_explanations=count,
             max_new_tokens=self.ppo.max_completion_length,
             batch_size=self.arguments.generation_batch,
@@ -164,6 +175,13 @@ class ExpCTRRun:
                 for features in ((), FEATURES):
                     row = "_".join((name, *features, *([f"mean{count}"] if count > 1 else [])))
                     self.rows[row], self.scores[row] = self._ctr_row(features, z)
+
+    def add_unrestricted_rows(self, adapter: Path) -> None:
+        """The embedded policy without its restriction, before and after training."""
+        if self.policy_arguments.model_name_or_path == "tiny" and self.policy_arguments.restrict_titles:
+            before = self.explain("icl_unrestricted", restrict_titles=False)
+            after = self.explain("unrestricted", adapter, restrict_titles=False)
+            self.add_llm_rows(icl_unrestricted=before, expctr_llm_unrestricted=after)
 
     def add_control(self, name: str, written: Explained, shuffled: bool = False) -> None:
         """AUC of a control's explanations; `shuffled` gives every sample those of another user."""
