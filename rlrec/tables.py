@@ -44,6 +44,7 @@ PARTS = {
     r"like_rate": " + like-rate",
     r"item_mean": " + item mean",
     r"more_lc": ", more LC",
+    r"after_lc": ", after LC",
     r"mean_?(\d+)": r", mean of \1",
     r"shuffled_explanations?": ", explanations shuffled",
     r"shuffled_labels?": ", labels shuffled",

@@ -111,7 +111,7 @@ class ExpCTRRun:
         return self._explain(name, self.held_out, self.arguments.num_explanations, adapter, restrict_titles)
 
     def untuned_explanations(self) -> ExplanationStore:
-        """One explanation of each training sample by pi_init, for the row that shows what embeddings of any text do."""
+        """One explanation of each training sample by pi_init: what do embeddings of untuned text do?"""
         training = self.data.samples["train"]
         written = self._explain("icl_train", training, 1)
         store = ExplanationStore()
