@@ -10,7 +10,9 @@ Departures:
    in a training history.
 2. Datasets without timestamps (Book-Crossing) have no "before": each user's interactions are put in a seeded random
    order first, and that order plays the part of time.
-3. `like_rate` and `item_mean` are added to every sample: the two trivial heuristics that every table prints.
+3. Where a user rated an item several times (Amazon's reviews), the first time alone counts: otherwise a target, and
+   its label, could stand in its own history.
+4. `like_rate` and `item_mean` are added to every sample: the two trivial heuristics that every table prints.
 """
 
 from collections.abc import Sequence
@@ -24,7 +26,7 @@ CROWD_WORDS = ("lukewarm", "mixed", "popular", "beloved")
 
 
 def label_expression(threshold: float, label_rule: str = "gt") -> pl.Expr:
-    """The binary label of a rating: `rating > threshold` ("gt", the papers' letter) or `rating >= threshold` ("ge")."""
+    """The binary label of a rating: `rating > threshold` ("gt", the papers' letter) or `>= threshold` ("ge")."""
     if label_rule not in ("gt", "ge"):
         raise ValueError(
             f"label_rule must be 'gt' (rating > threshold) or 'ge' (rating >= threshold), not {label_rule!r}."
@@ -78,6 +80,7 @@ def expctr_samples(
         frame = frame.sort("user_id", "order").drop("order")
     else:
         frame = frame.sort("user_id", "timestamp", "item_id")
+    frame = frame.unique(["user_id", "item_id"], keep="first", maintain_order=True)
     position = pl.int_range(pl.len()).over("user_id")
     frame = frame.with_columns(position=position)
 
@@ -96,11 +99,7 @@ def expctr_samples(
 
     split_of_user = _split_users(targets, users, fractions)
     samples = targets.join(split_of_user, on="user_id").sort("row")
-    if samples["label"].n_unique() < 2:
-        raise ValueError(
-            f"All {len(samples)} samples have the label {samples['label'][0]} (rule: rating {label_rule} {threshold:g}); "
-            "choose another --threshold or --label_rule."
-        )
+    _check_labels(samples, f"rating {'>' if label_rule == 'gt' else '>='} {threshold:g}", fractions)
     samples = _with_history(samples, frame, items, history_length)
     training_users = split_of_user.filter(pl.col("split") == "train").select("user_id")
     return _with_heuristics(samples, frame.join(training_users, on="user_id", how="semi"), prior_strength)
@@ -110,9 +109,25 @@ def _check_size(num_users: int, fractions: Sequence[float]) -> None:
     needed = int(np.ceil(1 / min(f for f in fractions if f > 0)))
     if num_users < needed:
         raise ValueError(
-            f"The dataset has {num_users} users with enough history, but a user-disjoint split of {tuple(fractions)} needs "
-            f"at least {needed}; use more data, a smaller --min_history, or other --fractions."
+            f"The dataset has {num_users} users with enough history, but a user-disjoint split of {tuple(fractions)} "
+            f"needs at least {needed}; use more data or a smaller --min_history."
         )
+
+
+def _check_labels(samples: pl.DataFrame, rule: str, fractions: Sequence[float]) -> None:
+    if samples["label"].n_unique() < 2:
+        raise ValueError(
+            f"All {len(samples)} samples have the label {samples['label'][0]} (rule: {rule}); "
+            "choose another --threshold or --label_rule."
+        )
+    for split, fraction in zip(SPLITS, fractions):
+        labels = samples.filter(pl.col("split") == split)["label"]
+        if fraction > 0 and labels.n_unique() < 2:
+            labelled = f", all with label {labels[0]} (rule: {rule})" if len(labels) else ""
+            raise ValueError(
+                f"The {split} split has {len(labels)} of {len(samples)} samples{labelled}: the dataset is too small "
+                "to split; use more users or samples, or another --threshold."
+            )
 
 
 def _split_users(targets: pl.DataFrame, users: pl.Series, fractions: Sequence[float]) -> pl.DataFrame:
