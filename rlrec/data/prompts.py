@@ -86,8 +86,8 @@ class PromptTemplate:
         plural, database, preferences = DOMAINS.get(self.domain, default)
         liked, disliked = (_quoted(row, polarity) for polarity in (1, 0))
         return (
-            f"You are a helpful online recommendation assistant with access to a vast database of {database}. A customer "
-            f"has provided you with information about their {preferences} preferences:\n"
+            f"You are a helpful online recommendation assistant with access to a vast database of {database}. A "
+            f"customer has provided you with information about their {preferences} preferences:\n"
             f"The liked {plural}: {liked}\nThe disliked {plural}: {disliked}\n"
             f'Considering the preference of the customer, predict how the customer will consider "{row["title"]}" and '
             "give a reason. The answer should be within one sentence."
@@ -97,7 +97,7 @@ class PromptTemplate:
         words = []
         for title, label, categories in zip(row["history_titles"], row["history_labels"], row["history_categories"]):
             words += ["liked" if label else "disliked", f'"{title}"']
-            words += category_words(categories[: self.history_categories] if self.history_categories else [])
+            words += category_words((categories or [])[: self.history_categories])
         words += ["target", f'"{row["title"]}"', row["crowd"], *category_words(row["categories"]), "because"]
         return " ".join(words)
 
@@ -108,7 +108,8 @@ def category_words(categories: Sequence[str] | None) -> list[str]:
     >>> category_words(["Gift Cards", "Drama"])
     ['Gift-Cards', 'Drama']
     """
-    return ["-".join(c.replace(",", " ").replace(".", " ").replace('"', " ").split()) for c in categories or []]
+    words = ("-".join(c.replace(",", " ").replace(".", " ").replace('"', " ").split()) for c in categories or [])
+    return [word for word in words if word]
 
 
 def _quoted(row: Mapping, polarity: int) -> str:
