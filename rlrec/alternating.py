@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
 
 from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
 from rlrec.ppo import PPOConfig, PPOTrainer
@@ -69,6 +69,7 @@ def train_policy_stage(
     stage = PolicyStage(Path(folder))
     if (stage.folder / "done.json").is_file():
         return stage
+    set_seed(config.seed)  # a fresh adapter's draw must not depend on what this process did before
     policy = load_policy()
     recorder = ExplanationRecorder(round=round)
     trainer = PPOTrainer(
