@@ -63,9 +63,9 @@ def generate_explanations(
     order = sorted((i for i in range(len(ids)) for _ in range(num_generations)), key=lambda i: -len(ids[i]))
     mine = order[state.process_index :: state.num_processes]
     texts = []
-    generator_state = torch.random.get_rng_state()
-    torch.manual_seed(seed * 1_000_003 + state.process_index)
-    with _evaluation_mode(model):
+    forked = torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
+    with forked, _evaluation_mode(model):
+        torch.manual_seed(seed * 1_000_003 + state.process_index)
         starts = range(0, len(mine), batch_size)
         for start in tqdm(starts, desc=progress, disable=progress is None or not state.is_main_process):
             batch = [{"input_ids": ids[i]} for i in mine[start : start + batch_size]]
@@ -82,7 +82,6 @@ def generate_explanations(
             )
             completions = sequences[:, padded["input_ids"].shape[1] :]
             texts += tokenizer.batch_decode(completions, skip_special_tokens=True)
-    torch.random.set_rng_state(generator_state)
     pairs = gather_object(list(zip(mine, texts)))
     explanations = [[] for _ in ids]
     for i, text in pairs:
