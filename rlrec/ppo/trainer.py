@@ -68,7 +68,7 @@ class PPOTrainer(GRPOTrainer):
             add_value_head(self._causal_lm())
         for causal_lm in (self._causal_lm(), self.ref_model):
             if causal_lm is not None:
-                add_scoring(self.accelerator.unwrap_model(causal_lm), self.temperature)
+                add_scoring(self.accelerator.unwrap_model(causal_lm), self.temperature, self._entropy_bonus_enabled)
         self._takes_position_ids = (
             not self._is_vlm and "position_ids" in inspect.signature(type(self._causal_lm()).forward).parameters
         )
@@ -196,6 +196,7 @@ class PPOTrainer(GRPOTrainer):
                 labels=labels[:, columns],
                 fused_lm_head=fused_lm_head,
                 positions_to_score=logits_to_keep - missing,
+                with_entropy=compute_entropy,
                 **inputs,
             )
             for name in ("log_probs", "entropy", "state_values"):
