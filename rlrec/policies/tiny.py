@@ -110,8 +110,12 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
     quoted = list(dict.fromkeys(f'"{t}"' for t in titles))
     vocabulary = {token: i for i, token in enumerate([*SPECIAL, *words, *quoted])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r'"[^"]*"|[^\s",.]+|[,.]|"'), behavior="removed", invert=True)
-    backend.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    # "<" and ">" stand alone, so that "</s>" written in a text is not the control token
+    words_and_titles = Regex(r'"[^"]*"|[^\s",.<>]+|[,.<>"]')
+    backend.pre_tokenizer = pre_tokenizers.Split(words_and_titles, behavior="removed", invert=True)
+    # A space before each token but commas and full stops; inside a title nothing changes
+    spaced = decoders.Replace(Regex(r"^(?![,.])"), " ")
+    backend.decoder = decoders.Sequence([spaced, decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
