@@ -4,6 +4,7 @@
 the file, and the file over the defaults. Unknown keys fail, with the nearest known one named.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import importlib.resources
@@ -11,14 +12,17 @@ import os
 import re
 import sys
 import tempfile
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import transformers
 import yaml
 from trl import TrlParser
+
+from rlrec.ppo.rewards import RewardFailure
 
 
 @dataclass
@@ -100,6 +104,7 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
     """
     quiet_libraries()
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     parser = TrlParser(dataclass_types)
     parser.description = f"Configurations: {', '.join(packaged_configs())} (default {default_config}), or a YAML file."
     known = [f.name for dataclass_type in dataclass_types for f in dataclasses.fields(dataclass_type) if f.init]
@@ -126,6 +131,23 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
         parser.exit(2, f"error: {error}\n")
 
 
+@contextlib.contextmanager
+def one_sentence(*errors: type[Exception]) -> Iterator[None]:
+    """Ends the program with the sentence of an error in `errors` and exit code 2, without a traceback.
+
+    For what the user gave: settings, data, rewards. A reward's own exception is told with the line that raised it.
+    """
+    try:
+        yield
+    except errors as error:
+        where = ""
+        if isinstance(error, RewardFailure) and error.__cause__ is not None:
+            frame = traceback.extract_tb(error.__cause__.__traceback__)[-1]
+            where = f" ({frame.filename}, line {frame.lineno})"
+        print(f"error: {error}{where}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
 def quiet_libraries() -> None:
     """Leave the terminal to the run: no bar for loading a model's shards, no deprecations between two libraries."""
     transformers.utils.logging.disable_progress_bar()
@@ -146,7 +168,10 @@ def load_config(name: str) -> dict:
         near = difflib.get_close_matches(name, packaged_configs(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"packaged ones are {', '.join(packaged_configs())}."
         raise ValueError(f"There is no configuration {name!r}; {hint}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no valid YAML ({' '.join(str(error).split())}).") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold 'key: value' lines.")
     return values
