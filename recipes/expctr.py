@@ -14,21 +14,26 @@ A run that was killed goes on where it was when the same command is given again.
 every number it prints.
 """
 
-from reward_models import FirstTokenScorer, resolve_reward
-from rlrec.arguments import DataArguments, PolicyArguments, parse_arguments
+from reward_models import FirstTokenScorer, find_reward, resolve_reward
+from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
 from rlrec.evaluation import shuffle_labels
 from rlrec.expctr import ExpCTRArguments, ExpCTRRun
 from rlrec.ppo import PPOConfig
+from rlrec.ppo.rewards import RewardFailure
 
 
+@one_sentence(RewardFailure)
 def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(
         (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig), default_config="expctr/simulated"
     )
-    run = ExpCTRRun(arguments, data_arguments, policy_arguments, ppo, resolve_reward, FirstTokenScorer)
+    with one_sentence(ValueError, OSError):
+        for name in (*arguments.reward_funcs, *arguments.ic_reward_funcs):
+            find_reward(name)
+        run = ExpCTRRun(arguments, data_arguments, policy_arguments, ppo, resolve_reward, FirstTokenScorer)
+        icl = run.explain("icl")  # the policy as it is, pi_init
 
     # Stage 1: PPO with the LC reward
-    icl = run.explain("icl")
     lc = stage = run.train("lc", arguments.reward_funcs, arguments.lc_epochs)
     written = after_lc = run.explain("lc", lc.adapter)
     store = lc.explanations()

@@ -2,7 +2,7 @@
 
 from reward_models.alignment import FirstTokenScorer, ICReward, LCReward
 from reward_models.groundedness import GatedReward, GroundednessReward, gated
-from reward_models.resolution import RewardContext, resolve_reward
+from reward_models.resolution import RewardContext, find_reward, resolve_reward
 
 __all__ = [
     "FirstTokenScorer",
@@ -11,6 +11,7 @@ __all__ = [
     "ICReward",
     "LCReward",
     "RewardContext",
+    "find_reward",
     "gated",
     "resolve_reward",
 ]

@@ -74,7 +74,7 @@ def resolve_reward(name: str, **context) -> Callable:
         ValueError: no such reward (the nearest names are suggested), or the context lacks what it needs.
         TypeError: what the name stands for cannot be called, or a context field does not exist.
     """
-    found = _find(name)
+    found = find_reward(name)
     if inspect.isclass(found):
         found = found.from_context(RewardContext(**context)) if hasattr(found, "from_context") else found()
     if not callable(found) or isinstance(found, torch.nn.Module):
@@ -85,7 +85,12 @@ def resolve_reward(name: str, **context) -> Callable:
     return found
 
 
-def _find(name: str):
+def find_reward(name: str):
+    """The class or function that a reward's name stands for, not yet built.
+
+    Raises:
+        ValueError: no such reward (the nearest names are suggested).
+    """
     if name in BUILT_IN:
         return BUILT_IN[name]
     installed = {point.name: point for point in entry_points(group=ENTRY_POINTS)}

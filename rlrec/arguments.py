@@ -44,8 +44,12 @@ class DataArguments:
     threshold: float | None = field(
         default=None, metadata={"help": "Rating threshold of the label; default: the dataset's (4, Book-Crossing 5)."}
     )
-    label_rule: str = field(
-        default="gt", metadata={"help": "'gt': rating > threshold (the paper's letter); 'ge': rating >= threshold."}
+    label_rule: str | None = field(
+        default=None,
+        metadata={
+            "help": "'gt': rating > threshold (the paper's letter); 'ge': rating >= threshold; default: what "
+            "--data_dir was prepared with, else 'gt'."
+        },
     )
     num_samples: int | None = field(
         default=20_000,
@@ -56,6 +60,17 @@ class DataArguments:
     num_users: int = field(default=1000, metadata={"help": "Users of the simulated world."})
     num_items: int = field(default=300, metadata={"help": "Items of the simulated world."})
     interactions_per_user: int = field(default=30, metadata={"help": "Ratings per user of the simulated world."})
+
+    def __post_init__(self):
+        if self.label_rule not in (None, "gt", "ge"):
+            raise ValueError(f"label_rule is {self.label_rule!r}, but must be 'gt' or 'ge'.")
+        if self.num_samples is not None and self.num_samples < 1:
+            raise ValueError(f"num_samples is {self.num_samples}, but must be at least 1.")
+        if self.history_length < 1 or self.min_history < 0:
+            raise ValueError(
+                f"history_length is {self.history_length} and min_history {self.min_history}, but must be at least "
+                "1 and 0."
+            )
 
 
 @dataclass
@@ -89,6 +104,12 @@ class PolicyArguments:
     lora_target_modules: str = field(
         default="all-linear", metadata={"help": "'all-linear', or names separated by commas."}
     )
+
+    def __post_init__(self):
+        if self.prompt_style not in (None, "paper", "compact"):
+            raise ValueError(f"prompt_style is {self.prompt_style!r}, but must be 'paper' or 'compact'.")
+        if self.dtype not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"dtype is {self.dtype!r}, but must be float32, bfloat16 or float16.")
 
 
 def parse_arguments(dataclass_types: Sequence[type], default_config: str, arguments: Sequence[str] | None = None):

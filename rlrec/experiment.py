@@ -1,6 +1,11 @@
 """From arguments to samples and policies: what every recipe does first."""
 
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
 import polars as pl
+from accelerate import PartialState
 from peft import LoraConfig
 
 from rlrec.arguments import DataArguments, PolicyArguments
@@ -9,6 +14,29 @@ from rlrec.data.prompts import PromptTemplate, category_words
 from rlrec.data.splits import expctr_samples
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import TinyConfig
+from rlrec.results import to_json, write_text_atomic
+
+
+def claim_folder(folder: Path, settings: Mapping) -> None:
+    """Note a run's settings in its folder, or check that the run which began there had the same ones.
+
+    Raises:
+        ValueError: it had others, so that resuming would mix two runs.
+    """
+    path, settings = folder / "settings.json", json.loads(to_json(settings))
+    state = PartialState()
+    with state.main_process_first():
+        if not path.is_file():
+            write_text_atomic(path, to_json(settings) + "\n")
+    before = json.loads(path.read_text(encoding="utf-8"))
+    changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+    if changed:
+        name = changed[0]
+        others = f" (and {len(changed) - 1} more settings differ)" if len(changed) > 1 else ""
+        raise ValueError(
+            f"{folder} holds a run with {name} = {before.get(name)!r}, not {settings.get(name)!r}{others}; give "
+            "another --output_dir, or delete that folder."
+        )
 
 
 def load_samples(arguments: DataArguments, seed: int, progress=print) -> tuple[PreparedDataset, pl.DataFrame]:
@@ -20,7 +48,7 @@ def load_samples(arguments: DataArguments, seed: int, progress=print) -> tuple[P
             arguments.dataset,
             arguments.raw_dir,
             threshold=arguments.threshold,
-            label_rule=arguments.label_rule,
+            label_rule=arguments.label_rule or "gt",
             k_core=arguments.k_core,
             category=arguments.category,
             num_users=arguments.num_users,
@@ -34,7 +62,7 @@ def load_samples(arguments: DataArguments, seed: int, progress=print) -> tuple[P
         prepared.interactions,
         prepared.items,
         threshold=threshold,
-        label_rule=arguments.label_rule,
+        label_rule=arguments.label_rule or prepared.metadata["label_rule"],
         num_samples=arguments.num_samples,
         history_length=arguments.history_length,
         min_history=arguments.min_history,
@@ -71,6 +99,11 @@ def load_policies(
         )
         has_template = policies.tokenizer.chat_template is not None
         conversational = has_template if arguments.conversational is None else arguments.conversational
+        if conversational and not has_template:
+            raise ValueError(
+                f"conversational is set, but the tokenizer of {arguments.model_name_or_path} has no chat template; "
+                "leave it out, or choose a chat model."
+            )
         return policies, PromptTemplate(arguments.prompt_style or "paper", domain, conversational)
     template = PromptTemplate(arguments.prompt_style or "compact", domain, False, arguments.history_categories)
     items = prepared.items

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ExpCTRArguments:
-    """The three stages and the evaluation."""
+    """The three stages and the evaluation.
+
+    Raises:
+        ValueError: a value is not one of its choices, or out of its range.
+    """
 
     reward_funcs: list[str] = field(
         default_factory=lambda: ["lc"],
@@ -35,3 +39,27 @@ class ExpCTRArguments:
     ctr_fits: int = field(default=3, metadata={"help": "Fits of every CTR model; its row is their mean."})
     more_lc: bool = field(default=True, metadata={"help": "Control: more LC instead of IC, as many steps."})
     shuffled_labels: bool = field(default=False, metadata={"help": "Control: stage 1 on permuted labels."})
+
+    def __post_init__(self):
+        choices = {
+            "lc_form": ("absolute", "brier"),
+            "ic_shift": ("on", "off", "signed"),
+            "ic_baseline": ("none", "without_explanation", "stored"),
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(known)}.")
+        for name in ("lc_epochs", "ic_epochs", "lc_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0.")
+        for name in ("rounds", "num_explanations", "generation_batch", "scoring_batch", "ctr_fits"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.ic_folds < 0 or self.ic_folds == 1:
+            raise ValueError(f"ic_folds is {self.ic_folds}, but must be 0 (one in-sample model) or at least 2.")
+        if not self.ic_accuracy and self.ic_shift == "off":
+            raise ValueError("ic_accuracy is false and ic_shift is 'off', which leaves no term of equation 13.")
+        if "ic" in self.reward_funcs:
+            raise ValueError(
+                "reward_funcs names 'ic', which needs the CTR model of stage 2: use it in ic_reward_funcs."
+            )

@@ -29,9 +29,30 @@ from rlrec.evaluation.ctr import fit_temperature, scores_at
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.generation import generate_explanations
 from rlrec.recommenders import DeepFM, Vocabulary, cross_fit, fit
-from rlrec.recommenders.fitting import CrossFit
+from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
 
 FEATURES = ("like_rate", "item_mean")
+
+
+def check_samples(samples: pl.DataFrame, rows_per_rollout: int, folds: int) -> None:
+    """Raise ValueError where there are too few samples for what comes later, before anything is trained.
+
+    Args:
+        rows_per_rollout: different prompts in one rollout over all ranks.
+        folds: of the IC reward, 0 for none.
+    """
+    training = samples.filter(pl.col("split") == "train")
+    validation = samples.filter(pl.col("split") == "validation")
+    users = training["user_id"].n_unique()
+    for found, needed, what in (
+        (len(training), rows_per_rollout, "training samples, and one rollout takes"),
+        (users, folds, "training users, and ic_folds is"),
+        (len(validation), MINIMUM_VALIDATION_ROWS, "validation samples, and early stopping needs"),
+    ):
+        if found < needed:
+            raise ValueError(
+                f"There are {found} {what} {needed}: the dataset is too small; use more users or samples."
+            )
 
 
 # -- explanations of the validation and test samples ---------------------------------------------------------------

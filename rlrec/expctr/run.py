@@ -16,10 +16,28 @@ from rlrec.evaluation import heuristic_rows, heuristic_scores, shuffled_partners
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
 from rlrec.expctr.rows import FEATURES, CTRData, Explained
-from rlrec.experiment import load_policies, load_samples
+from rlrec.experiment import claim_folder, load_policies, load_samples
 from rlrec.explanations import ExplanationStore
 from rlrec.ppo import PPOConfig
 from rlrec.results import write_log_history, write_predictions, write_results
+
+# What a finished run may be started again with, for more rows and controls
+EVALUATION = ("ctr_fits", "more_lc", "scoring_batch", "shuffled_labels")
+PPO_SETTINGS = (
+    *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
+    *(
+        "beta",
+        "gamma",
+        "lam",
+        "reward_clip",
+        "reward_weights",
+        "normalize_rewards",
+        "baseline",
+        "loss_type",
+        "vf_coef",
+    ),
+)
 
 
 class ExpCTRRun:
@@ -32,6 +50,10 @@ class ExpCTRRun:
         arguments, data, policy, ppo: parsed arguments; `ppo.seed` is the seed of everything.
         resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
         make_scorer: (model, tokenizer, template, temperature, batch_size) -> LC scorer with `margins`.
+
+    Raises:
+        ValueError, OSError: settings, data or model that cannot be used; nothing has been trained by then but the
+            embedded policy.
     """
 
     def __init__(
@@ -48,12 +70,24 @@ class ExpCTRRun:
         self.policy_arguments = policy
         self.resolve_reward, self.make_scorer = resolve_reward, make_scorer
         self.output, self.state = Path(ppo.output_dir), PartialState()
+        self._check_reward_weights()
         self.prepared, self.samples = load_samples(data, self.seed, self.state.print)
-        self.policies, self.template = load_policies(policy, self.prepared, self.samples, self.seed)
+        table.check_samples(self.samples, ppo.generation_batch_size // ppo.num_generations, arguments.ic_folds)
         self.held_out = pl.concat([self.samples.filter(pl.col("split") == s) for s in ("validation", "test")])
+        splits, users = self.held_out["split"].to_list(), self.held_out["user_id"].to_list()
+        self.partners = shuffled_partners(splits, self.seed, users)
+        settings = asdict(arguments) | asdict(data) | asdict(policy) | self._ppo_settings() | {"seed": self.seed}
+        claim_folder(self.output, {name: value for name, value in settings.items() if name not in EVALUATION})
+        self.policies, self.template = load_policies(policy, self.prepared, self.samples, self.seed)
         self.data = CTRData.build(self.samples)
         self.encoder = self._load_encoder()
         self.rows, self.scores, self.texts, self.controls = {}, {}, {}, {}
+
+    def _check_reward_weights(self) -> None:
+        weights = self.ppo.reward_weights
+        for names in (self.arguments.reward_funcs, self.arguments.ic_reward_funcs) if weights else ():
+            if len(names) != len(weights):
+                raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
 
     def _load_encoder(self) -> TextEncoder:
         name, batch_size = self.arguments.encoder, self.arguments.scoring_batch
@@ -185,9 +219,7 @@ class ExpCTRRun:
 
     def add_control(self, name: str, written: Explained, shuffled: bool = False) -> None:
         """AUC of a control's explanations; `shuffled` gives every sample those of another user."""
-        users = self.held_out["user_id"].to_list()
-        partners = shuffled_partners(self.held_out["split"].to_list(), self.seed, users) if shuffled else None
-        rows, _ = table.explanation_rows(name, self.held_out, written, partners)
+        rows, _ = table.explanation_rows(name, self.held_out, written, self.partners if shuffled else None)
         self.controls[name] = {
             "auc" if row == name else row.removeprefix(f"{name}_"): m["auc"] for row, m in rows.items()
         }
@@ -222,8 +254,7 @@ class ExpCTRRun:
             print(f"wrote {path}")
 
     def _ppo_settings(self) -> dict:
-        names = ("learning_rate", "beta", "reward_clip", "normalize_rewards", "num_generations", "num_iterations")
-        return {name: getattr(self.ppo, name) for name in (*names, "generation_batch_size", "lr_scheduler_type")}
+        return {name: getattr(self.ppo, name) for name in PPO_SETTINGS}
 
     def _ctr_row(self, features, z=None) -> tuple[dict[str, float], np.ndarray]:
         data = CTRData.build(self.samples, features) if features else self.data
