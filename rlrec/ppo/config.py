@@ -6,6 +6,13 @@ from dataclasses import dataclass, field
 import torch
 from trl import GRPOConfig
 
+CHOICES = {
+    "loss_type": ("bnpo", "grpo", "dr_grpo", "dapo", "recpie"),
+    "baseline": ("critic", "group"),
+    "ref_policy": ("initial", "base"),
+}
+WITHOUT_EFFECT = {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"}
+
 
 class _OneGeneration(int):
     """The number 1, as `GRPOConfig` sees it: it refuses `num_generations < 2`, since a group of one has no relative
@@ -42,8 +49,8 @@ class PPOConfig(GRPOConfig):
     loss_type: str = field(
         default="bnpo",
         metadata={
-            "help": "'bnpo' (mean over the tokens of the mini-batch, as in TRL's former PPO) or any other loss type "
-            "of GRPOConfig aggregates the clipped PPO objective; 'recpie' is the loss RecPIE prints (eqs. 5-7)."
+            "help": "How the clipped PPO objective is averaged: 'bnpo' (over the mini-batch's tokens, as in TRL's "
+            "former PPO), 'grpo', 'dr_grpo' or 'dapo' as in GRPOConfig; 'recpie' is the loss RecPIE prints (eqs. 5-7)."
         },
     )
     disable_dropout: bool = field(
@@ -134,9 +141,15 @@ class PPOConfig(GRPOConfig):
                 raise ValueError(f"{name} is {value}, but must be above 0.")
         if self.vf_coef < 0 or self.beta < 0:
             raise ValueError(f"vf_coef ({self.vf_coef}) and beta ({self.beta}) must not be negative.")
-        for name, choices in (("baseline", ("critic", "group")), ("ref_policy", ("initial", "base"))):
+        for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is '{getattr(self, name)}', but must be one of {', '.join(choices)}.")
+        for name, default in WITHOUT_EFFECT.items():
+            if getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} shapes GRPO's group-relative advantages, which PPO does not use: leave it out and see "
+                    "normalize_rewards, reward_clip, reward_weights and baseline."
+                )
         if self.baseline == "group" and self.num_generations < 2:
             raise ValueError(
                 "baseline='group' compares the completions of a prompt: set num_generations to 2 or more."

@@ -21,10 +21,10 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from rlrec.ppo.value_head import VALUE_HEAD
 
-# On a CPU TRL's tiled LM head costs four times the matrix product it does. Up to this many logits (128 MiB) the
-# model's own forward is used instead, and entropies are computed on pieces that stay in the processor's cache.
+# On a CPU TRL's tiled LM head takes several times as long as its matrix product. Up to this many logits (128 MiB) the
+# model's own LM head is used instead.
 FEW_LOGITS = 2**25
-CACHED_LOGITS = 2**18
+CACHED_LOGITS = 2**16  # logits that are worked on at once: 256 KiB
 
 
 @dataclass
@@ -79,6 +79,40 @@ def recording(model, temperature: float) -> Iterator[GenerationRecorder]:
         del model.generation_recorder
 
 
+def score_used_columns(
+    model, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, width: int, position_ids: bool, **inputs
+) -> ScoredOutput:
+    """The patched `model` on the columns that some row of the batch uses; fields are (B, width), 0 for other columns.
+
+    Args:
+        model: the patched causal LM, or what PEFT, DDP and the like made of it.
+        input_ids, attention_mask, labels: (B, L); prompts padded on the left, completions on the right.
+        width: completion columns, the last ones.
+        position_ids: whether the model takes them. Where prompts are padded, positions are then counted from the
+            first real token, as `generate` counts them; a model with absolute positions would disagree otherwise.
+        inputs: anything else the model needs; pixels and the like tie columns together, so none is left out.
+    """
+    length = input_ids.size(1)
+    first, last = 0, length
+    if not any(isinstance(value, Tensor) for value in inputs.values()):
+        used = attention_mask.any(dim=0).int()
+        first, last = int(used.argmax()), max(length - int(used.flip(0).argmax()), length - width + 1)
+    columns, missing = slice(first, last), length - last
+    if position_ids and not attention_mask[:, first].all():
+        inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, columns]
+    output = model(
+        input_ids=input_ids[:, columns],
+        attention_mask=attention_mask[:, columns],
+        labels=labels[:, columns],
+        positions_to_score=width - missing,
+        **inputs,
+    )
+    for name in ("log_probs", "entropy", "state_values"):
+        if getattr(output, name) is not None:
+            setattr(output, name, torch.nn.functional.pad(getattr(output, name), (0, missing)))
+    return output
+
+
 @contextmanager
 def _backbone_states(model, select: Callable[[Tensor], Tensor] | None = None) -> Iterator[list[Tensor]]:
     """Collect the backbone's last hidden states (B, L, H); the LM head gets what `select`, if given, makes of them."""
@@ -95,6 +129,38 @@ def _backbone_states(model, select: Callable[[Tensor], Tensor] | None = None) ->
         yield collected
     finally:
         handle.remove()
+
+
+@contextmanager
+def _short_last_mlp(model, positions: int) -> Iterator[None]:
+    """Run the MLP of the last layer on the last `positions` positions only; elsewhere nothing reads its output.
+
+    Attention is over by then, so no scored position depends on the others' MLP. In a model of few layers with long
+    prompts that is a good part of the work: a quarter of a pass of two layers where prompts are twice as long as
+    completions.
+    """
+    layers = getattr(model.base_model, "layers", None)
+    mlp = getattr(layers[-1], "mlp", None) if layers is not None else None
+    is_mixture = hasattr(model.config.get_text_config(), "output_router_logits")  # its routing loss reads every token
+    recomputed = model.is_gradient_checkpointing and torch.is_grad_enabled()  # again in backward, without these hooks
+    if mlp is None or is_mixture or recomputed:
+        yield
+        return
+    left_out = []
+
+    def shorten(module, arguments):
+        left_out.append(arguments[0].size(1) - positions)
+        return (arguments[0][:, -positions:], *arguments[1:])
+
+    def restore(module, arguments, output):
+        return torch.nn.functional.pad(output, (0, 0, left_out.pop(), 0))
+
+    handles = [mlp.register_forward_pre_hook(shorten), mlp.register_forward_hook(restore)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def add_scoring(model, temperature: float, entropy_gradient: bool = False) -> None:
@@ -124,20 +190,21 @@ def add_scoring(model, temperature: float, entropy_gradient: bool = False) -> No
         labels = labels[:, -positions_to_score:]
         scored = labels != -100
         columns = slice(-positions_to_score - 1, -1)  # the state at position t predicts token t + 1
+        short_mlp = _short_last_mlp(self, positions_to_score + 1)
         if hasattr(self, "restrict_logits"):
             if takes_logits_to_keep:
                 kwargs["logits_to_keep"] = positions_to_score + 1
-            with _backbone_states(self) as states:
+            with short_mlp, _backbone_states(self) as states:
                 output = fused_forward(*args, use_cache=False, **kwargs)
             logits = output.logits[:, columns][scored]
         elif labels.device.type == "cpu" and labels.numel() * vocab_size <= FEW_LOGITS:
-            with _backbone_states(self, lambda hidden: hidden[:, columns][scored][None]) as states:
+            with short_mlp, _backbone_states(self, lambda hidden: hidden[:, columns][scored][None]) as states:
                 output = fused_forward(*args, use_cache=False, **kwargs)
-            logits = output.logits[0]
+            logits = output.logits.squeeze(0)  # indexing would copy them in the backward pass
         else:
             # TRL's fused head drops the last hidden state and the first label: give it one position more
             shifted = torch.nn.functional.pad(labels, (1, 0), value=-100)
-            with _backbone_states(self, lambda hidden: hidden[:, -positions_to_score - 1 :]) as states:
+            with short_mlp, _backbone_states(self, lambda hidden: hidden[:, -positions_to_score - 1 :]) as states:
                 output = ScoredOutput(**fused_forward(*args, fused_lm_head=True, labels=shifted, **kwargs))
             logits = None
         if logits is not None:
@@ -152,18 +219,50 @@ def add_scoring(model, temperature: float, entropy_gradient: bool = False) -> No
 
 
 def _score_logits(logits: Tensor, tokens: Tensor, temperature: float, entropy: bool, gradient: bool) -> dict:
-    """Log-probabilities and entropies (N,) from logits (N, V), which may hold -inf, and tokens (N,)."""
-    logits = logits.float() if temperature == 1 else logits.float() / temperature
-    fields = {"log_probs": -torch.nn.functional.cross_entropy(logits, tokens, reduction="none")}
-    if entropy:
-        with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-            fields["entropy"] = torch.cat(
-                [_entropy(rows) for rows in logits.split(max(1, CACHED_LOGITS // logits.size(1)))]
-            )
-    return fields
+    """Log-probabilities and, if asked for, entropies (N,) from logits (N, V), which may hold -inf, and tokens (N,)."""
+    if entropy and gradient:
+        log_probs = torch.log_softmax(logits.float() / temperature, dim=-1)
+        information = log_probs.exp() * log_probs.masked_fill(log_probs == -torch.inf, 0)
+        return {"log_probs": log_probs.gather(1, tokens[:, None])[:, 0], "entropy": -information.sum(dim=-1)}
+    log_probs, entropies = TokenScores.apply(logits, tokens, 1 / temperature, entropy)
+    return {"log_probs": log_probs, "entropy": entropies} if entropy else {"log_probs": log_probs}
 
 
-def _entropy(logits: Tensor) -> Tensor:
-    """Entropy (N,) of the distributions whose logits (N, V) are given; -inf is a probability of 0."""
-    log_probs = torch.log_softmax(logits, dim=-1)
-    return -torch.linalg.vecdot(log_probs.exp(), log_probs.masked_fill(log_probs == -torch.inf, 0))
+class TokenScores(torch.autograd.Function):
+    """Log-probabilities of tokens (N,), with gradient, and entropies (N,), without, from logits (N, V).
+
+    The rows are taken in pieces that fit the processor's cache, so the logits are read from memory once, and nothing
+    of their size is kept or written but their gradient.
+    """
+
+    @staticmethod
+    def forward(ctx, logits: Tensor, tokens: Tensor, inverse_temperature: float, entropy: bool):
+        log_z, log_probs, entropies = (torch.empty(len(logits), device=logits.device) for _ in range(3))
+        for rows in _pieces(logits):
+            z = (
+                logits[rows].float().mul(inverse_temperature).clamp_(min=-1e30)
+            )  # 0 * -1e30 is 0, where 0 * -inf is NaN
+            log_z[rows] = z.logsumexp(dim=1)
+            log_probs[rows] = z.gather(1, tokens[rows, None])[:, 0] - log_z[rows]
+            if entropy:
+                probabilities = (z - log_z[rows, None]).exp_()
+                entropies[rows] = log_z[rows] - torch.linalg.vecdot(probabilities, z)
+        ctx.save_for_backward(logits, tokens, log_z)
+        ctx.inverse_temperature = inverse_temperature
+        ctx.mark_non_differentiable(entropies)
+        return log_probs, entropies
+
+    @staticmethod
+    def backward(ctx, grad_log_probs: Tensor, _):
+        logits, tokens, log_z = ctx.saved_tensors
+        gradient = torch.empty_like(logits)
+        scale = grad_log_probs * ctx.inverse_temperature
+        for rows in _pieces(logits):
+            z = logits[rows].float().mul(ctx.inverse_temperature)
+            gradient[rows] = z.sub_(log_z[rows, None]).exp_().mul_(-scale[rows, None])
+        return gradient.scatter_add_(1, tokens[:, None], scale[:, None].to(gradient.dtype)), None, None, None
+
+
+def _pieces(logits: Tensor) -> Iterator[slice]:
+    step = max(1, CACHED_LOGITS // logits.size(1))
+    return (slice(start, start + step) for start in range(0, len(logits), step))

@@ -10,7 +10,7 @@ import copy
 import inspect
 
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import gather_object, is_peft_model, parse_flag_from_env
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
@@ -22,8 +22,14 @@ from rlrec.ppo.config import PPOConfig, check_save_steps
 from rlrec.ppo.losses import approximate_kl, clipped_value_loss, masked_mean, recpie_loss
 from rlrec.ppo.rewards import RewardFailure, RewardGuard, check_gathered
 from rlrec.ppo.sampler import RolloutSampler, check_pairs
-from rlrec.ppo.scoring import add_scoring, recording
-from rlrec.ppo.value_head import add_value_head, is_value_head, load_value_head, save_value_head
+from rlrec.ppo.scoring import add_scoring, recording, score_used_columns
+from rlrec.ppo.value_head import (
+    add_value_head,
+    is_value_head,
+    load_value_head,
+    save_value_head,
+    without_value_head,
+)
 
 
 class PPOTrainer(GRPOTrainer):
@@ -77,17 +83,15 @@ class PPOTrainer(GRPOTrainer):
         self._scored = None  # (logps, values) of the latest policy pass, each (B, T)
         self._rollout = None  # rows, completions and gathered rewards of the current rollout
         if self.use_vllm:  # vLLM's model has no value head to load
-            parameters = self.vllm_generation._iter_named_params
-            self.vllm_generation._iter_named_params = lambda: (
-                (name, parameter) for name, parameter in parameters() if not is_value_head(name)
-            )
+            self.vllm_generation._iter_named_params = without_value_head(self.vllm_generation._iter_named_params)
 
     @staticmethod
     def _copy_for_reference(model, args: PPOConfig, peft_config):
         """A frozen copy of a fully fine-tuned model that was handed in; TRL would reload the weights at its path."""
         in_memory = isinstance(model, PreTrainedModel) and not is_peft_model(model) and peft_config is None
-        sharded = args.deepspeed_plugin is not None or bool(args.fsdp)
-        if not in_memory or args.beta == 0 or args.ref_policy == "base" or sharded or args.sync_ref_model:
+        sharded = args.deepspeed_plugin is not None or args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
+        leave_to_trl = sharded or args.ref_policy == "base" or args.sync_ref_model or args.cast_lm_head_to_fp32
+        if not in_memory or args.beta == 0 or leave_to_trl:
             return None
         return copy.deepcopy(model).requires_grad_(False).eval()
 
@@ -179,29 +183,9 @@ class PPOTrainer(GRPOTrainer):
             return self._scored[0], None, None
         values = []
 
-        def score(input_ids, attention_mask, labels, fused_lm_head, **inputs):
-            """`model` on the columns some row of this chunk uses; other columns score 0."""
-            used = attention_mask.any(dim=0)
-            length = used.size(0)
-            first, last = (
-                (0, length) if inputs else (int(used.int().argmax()), length - int(used.flip(0).int().argmax()))
-            )
-            last = max(last, length - logits_to_keep + 1)
-            columns, missing = slice(first, last), length - last
-            if self._takes_position_ids:  # counted as `generate` counts them, whatever padding stands in front
-                inputs["position_ids"] = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, columns]
-            output = model(
-                input_ids=input_ids[:, columns],
-                attention_mask=attention_mask[:, columns],
-                labels=labels[:, columns],
-                fused_lm_head=fused_lm_head,
-                positions_to_score=logits_to_keep - missing,
-                with_entropy=compute_entropy,
-                **inputs,
-            )
-            for name in ("log_probs", "entropy", "state_values"):
-                if getattr(output, name) is not None:
-                    setattr(output, name, torch.nn.functional.pad(getattr(output, name), (0, missing)))
+        def score(**inputs):
+            inputs.update(width=logits_to_keep, position_ids=self._takes_position_ids, with_entropy=compute_entropy)
+            output = score_used_columns(model, **inputs)
             if output.state_values is not None:
                 values.append(output.state_values)
             return output

@@ -1,6 +1,7 @@
 """The critic: one linear layer on the policy's own last hidden state, kept apart from the policy's files."""
 
 import os
+from collections.abc import Callable, Iterable, Iterator
 
 import safetensors.torch
 import torch
@@ -48,6 +49,15 @@ def is_value_head(parameter_name: str) -> bool:
     (True, False)
     """
     return VALUE_HEAD in parameter_name.split(".")
+
+
+def without_value_head(parameters: Callable[[], Iterable[tuple[str, Tensor]]]) -> Callable[[], Iterator]:
+    """The same source of (name, parameter) pairs, without those of the value head.
+
+    >>> list(without_value_head(lambda: [("lm_head.weight", 1), ("value_head.bias", 2)])())
+    [('lm_head.weight', 1)]
+    """
+    return lambda: (pair for pair in parameters() if not is_value_head(pair[0]))
 
 
 def save_value_head(model, folder: str, state_dict: dict[str, Tensor] | None) -> None:

@@ -57,6 +57,8 @@ def test_rollout_cycle(changes, cycle):
         ({"vf_coef": -1.0}, "must not be negative"),
         ({"baseline": "mean"}, "baseline is 'mean', but must be one of critic, group."),
         ({"ref_policy": "old"}, "ref_policy is 'old', but must be one of initial, base."),
+        ({"loss_type": "vespo"}, "loss_type is 'vespo', but must be one of bnpo, grpo, dr_grpo, dapo, recpie."),
+        ({"scale_rewards": "none"}, "scale_rewards shapes GRPO's group-relative advantages"),
         ({"baseline": "group"}, "set num_generations to 2 or more"),
         ({"loss_type": "recpie", "beta": 0.0}, "set beta above 0"),
         ({"save_steps": 3, "num_iterations": 2}, "set save_steps to 2 or 4."),
