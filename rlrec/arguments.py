@@ -127,6 +127,7 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     arguments = [part for a in arguments for part in (a.split("=", 1) if a.startswith("--config=") else [a])]
     parser = TrlParser(dataclass_types)
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")  # without the usage of 300 options
     parser.description = f"Configurations: {', '.join(packaged_configs())} (default {default_config}), or a YAML file."
     known = [f.name for dataclass_type in dataclass_types for f in dataclasses.fields(dataclass_type) if f.init]
     if "--config" in arguments:
@@ -149,7 +150,7 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
             file.flush()
             return parser.parse_args_and_config(["--config", file.name, *arguments])
     except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.error(error)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,111 @@
+"""Every configuration that ships: recipes' YAML through the real parser, accelerate's through accelerate's own."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+
+from rlrec.arguments import DataArguments, PolicyArguments, load_config, packaged_configs, parse_arguments
+from rlrec.data import DATASETS
+from rlrec.data.prepare import prepare
+from rlrec.expctr import ExpCTRArguments
+from rlrec.ppo import PPOConfig
+
+ROOT = Path(__file__).parents[1]
+DATACLASSES = {"expctr": (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig)}
+PAPER = {"expctr/ml-20m": 20_000, "expctr/amazon-books": 20_000, "expctr/book-crossing": 40_000}
+EMBEDDED = ("expctr/simulated", "expctr/smoke", "expctr/ml-100k")
+
+
+def parsed(name):
+    # --use_cpu: the configurations for GPUs ask for bf16, which transformers refuses without one
+    return parse_arguments(DATACLASSES[name.split("/")[0]], name, ["--config", name, "--use_cpu", "true"])
+
+
+def test_all_configurations_are_known_here():
+    assert set(packaged_configs()) == {*PAPER, *EMBEDDED}
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_value_arrives(name):
+    parts = parsed(name)
+    for key, value in load_config(name).items():
+        found = next(getattr(part, key) for part in parts if hasattr(part, key))
+        assert (found or "none" if key == "report_to" else found) == value, key
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_checkpoints_fall_between_rollouts(name):
+    ppo = parsed(name)[-1]
+    assert ppo.save_strategy == "steps"
+    assert ppo.save_steps % ppo.rollout_cycle == 0
+    assert ppo.save_total_limit >= 1
+    assert ppo.top_k == 0  # sampling and log-probabilities speak of one distribution
+    assert ppo.ref_policy == "base"  # pi_init of equation 7, in stage 3 too
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_datasets_exist_and_folders_differ(name):
+    _, data, _, ppo = parsed(name)
+    assert data.dataset in DATASETS
+    assert ppo.output_dir == "runs/" + name.replace("/", "-")
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_papers_settings(name):
+    """ExpCTR, sections 5.1.1 and 5.1.4."""
+    expctr, data, policy, ppo = parsed(name)
+    assert policy.model_name_or_path == "meta-llama/Meta-Llama-3-8B-Instruct"
+    assert expctr.encoder == "BAAI/bge-small-en-v1.5"
+    assert (ppo.learning_rate, ppo.beta) == (1e-5, 0.05)
+    assert (ppo.normalize_rewards, ppo.reward_clip) == (True, 1.0)
+    assert (expctr.lc_epochs, expctr.ic_epochs) == (2, 2)
+    assert (expctr.reward_funcs, expctr.ic_reward_funcs) == (["lc"], ["ic"])
+    assert (expctr.lc_form, expctr.ic_shift, expctr.ic_accuracy) == ("absolute", "on", True)
+    assert (data.num_samples, data.history_length, data.label_rule) == (PAPER[name], 10, "gt")
+    assert data.threshold is None  # the dataset's own: 4, and 5 for Book-Crossing (tests/data)
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded_configurations_need_no_network_and_no_gpu(name):
+    expctr, _, policy, ppo = parse_arguments(DATACLASSES["expctr"], name, ["--config", name])
+    assert (policy.model_name_or_path, expctr.encoder, ppo.bf16) == ("tiny", "policy", False)
+
+
+def test_the_default_world_is_large_enough_for_its_configuration():
+    _, data, _, _ = parsed("expctr/simulated")
+    world = prepare("simulated", num_users=data.num_users, num_items=data.num_items, seed=0)
+    targets = sum(max(0, count - data.min_history) for count in world.interactions.group_by("user_id").len()["len"])
+    assert targets >= data.num_samples
+
+
+ACCELERATE = {  # processes, machines, what it launches
+    "cpu": (1, 1, {"use_cpu": True}),
+    "single_gpu": (1, 1, {"use_cpu": False}),
+    "multi_gpu": (8, 1, {"multi_gpu": True}),
+    "deepspeed_zero2": (8, 1, {"use_deepspeed": True, "zero_stage": 2}),
+    "deepspeed_zero3": (8, 1, {"use_deepspeed": True, "zero_stage": 3, "zero3_init_flag": True}),
+    "fsdp2": (8, 1, {"use_fsdp": True, "fsdp_version": 2}),
+    "multi_node": (16, 2, {"use_deepspeed": True, "zero_stage": 3, "main_process_port": 29500}),
+}
+
+
+def test_all_accelerate_configurations_are_known_here():
+    assert {path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")} == set(ACCELERATE)
+
+
+@pytest.mark.parametrize("name", ACCELERATE)
+def test_accelerate_takes_its_configuration(name):
+    path, (processes, machines, launched) = ROOT / "accelerate_configs" / f"{name}.yaml", ACCELERATE[name]
+    config = load_config_from_file(str(path))  # refuses unknown keys
+    written = yaml.safe_load(path.read_text())
+    assert (config.num_processes, config.num_machines) == (processes, machines)
+    assert config.mixed_precision == written["mixed_precision"] == ("no" if name == "cpu" else "bf16")
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "recipes/expctr.py", "--seed", "1"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    expected = {"multi_gpu": False, "use_deepspeed": False, "use_fsdp": False, **launched}
+    assert {key: getattr(arguments, key) for key in expected} == expected
+    assert (arguments.num_processes, arguments.num_machines) == (processes, machines)
+    assert arguments.training_script_args == ["--seed", "1"]
