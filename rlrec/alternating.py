@@ -103,10 +103,12 @@ def train_policy_stage(
 
 
 def stage_config(config: PPOConfig, folder: Path, num_train_epochs: float) -> PPOConfig:
-    """`config` for one stage. Without a `save_steps` of its own every rollout boundary is a checkpoint."""
+    """`config` for one stage. It keeps two checkpoints or more: a kill can leave the newest one incomplete."""
     config = copy.copy(config)
     config.output_dir = str(folder)
     config.num_train_epochs = num_train_epochs
+    if config.save_total_limit == 1:
+        config.save_total_limit = 2
     return config
 
 
