@@ -18,6 +18,9 @@ class ExpCTRArguments:
     ic_reward_funcs: list[str] = field(default_factory=lambda: ["ic"], metadata={"help": "Rewards of stage 3."})
     lc_epochs: float = field(default=2.0, metadata={"help": "Passes of stage 1 (ExpCTR section 5.1.4: two)."})
     ic_epochs: float = field(default=2.0, metadata={"help": "Passes of each stage 3 (ExpCTR section 5.1.4: two)."})
+    ic_learning_rate: float | None = field(
+        default=None, metadata={"help": "Learning rate of stage 3 (default, as in the paper: the same as stage 1's)."}
+    )
     rounds: int = field(default=1, metadata={"help": "How often stages 2 and 3 repeat (ExpCTR: 'predefined')."})
     lc_temperature: float = field(default=1.0, metadata={"help": "T of equation 8 in the reward."})
     lc_form: str = field(default="absolute", metadata={"help": "'absolute' (equation 9) or 'brier': 1 - (y - s)^2."})

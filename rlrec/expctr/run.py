@@ -1,5 +1,6 @@
 """One ExpCTR run: data, policies, encoder and CTR data, held together so that the recipe shows the loop alone."""
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -109,7 +110,9 @@ class ExpCTRRun:
     ) -> PolicyStage:
         """PPO against the named rewards, from a fresh adapter or from a trained one; `context` goes to the rewards."""
         arguments, samples = self.arguments, self.samples if samples is None else samples
+        config = copy.copy(self.ppo)
         if "recommender" in context:
+            config.learning_rate = arguments.ic_learning_rate or config.learning_rate
             context |= {
                 "vocabulary": self.data.vocabulary,
                 "ic_shift": arguments.ic_shift,
@@ -129,7 +132,7 @@ class ExpCTRRun:
             tokenizer=self.policies.tokenizer,
             dataset=self.template.dataset(samples.filter(pl.col("split") == "train")),
             make_rewards=make_rewards,
-            config=self.ppo,
+            config=config,
             num_train_epochs=epochs,
             round=round,
         )
