@@ -166,7 +166,7 @@ def one_sentence(*errors: type[Exception]) -> Iterator[None]:
         if isinstance(error, RewardFailure) and error.__cause__ is not None:
             frame = traceback.extract_tb(error.__cause__.__traceback__)[-1]
             where = f" ({frame.filename}, line {frame.lineno})"
-        print(f"error: {error}{where}", file=sys.stderr)
+        print(f"\nerror: {error}{where}", file=sys.stderr)  # a progress bar may stand on the current line
         raise SystemExit(2) from error
 
 

@@ -142,7 +142,7 @@ def test_one_sentence_ends_the_program(capsys):
     with pytest.raises(SystemExit) as exit_, one_sentence(ValueError):
         raise ValueError("The file x has no rows; give another.")
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == "error: The file x has no rows; give another.\n"
+    assert capsys.readouterr().err == "\nerror: The file x has no rows; give another.\n"
 
 
 def test_one_sentence_lets_other_errors_through():
@@ -159,5 +159,5 @@ def test_a_rewards_own_mistake_is_told_with_its_line(capsys):
     with pytest.raises(SystemExit), one_sentence(RewardFailure):
         raise RewardFailure(guard.failure) from guard.cause
     line = broken.__code__.co_firstlineno + 1
-    expected = f"error: Reward function 'broken' raised KeyError: 'no_such_column' ({__file__}, line {line})\n"
+    expected = f"\nerror: Reward function 'broken' raised KeyError: 'no_such_column' ({__file__}, line {line})\n"
     assert capsys.readouterr().err == expected
