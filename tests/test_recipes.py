@@ -186,8 +186,8 @@ def test_a_run_killed_twice_ends_with_the_same_rows(finished, tmp_path):
 
 # -- Hugging Face models by path ------------------------------------------------------------------------------------
 
-SMALL_MODEL = ["--num_samples", "240", "--history_length", "2", "--per_device_train_batch_size", "32"]
-SMALL_MODEL += ["--max_completion_length", "12", "--lc_epochs", "0.35", "--ic_epochs", "0.17", "--lora_r", "4"]
+SMALL_MODEL = ["--num_samples", "160", "--history_length", "2", "--per_device_train_batch_size", "32"]
+SMALL_MODEL += ["--max_completion_length", "12", "--lc_epochs", "0.5", "--ic_epochs", "0.25", "--lora_r", "4"]
 
 
 @pytest.mark.parametrize("chat", [True, False])
@@ -197,7 +197,7 @@ def test_any_causal_model_and_encoder_by_path(chat, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = ["--model_name_or_path", model, "--encoder", encoder]
     recipe(monkeypatch, *SETTINGS, *WORLD, *NO_CONTROLS, *SMALL_MODEL, *names, "--output_dir", "run")
-    results = assert_results(tmp_path / "run", "simulated", 240)
+    results = assert_results(tmp_path / "run", "simulated", 160)
     assert results["details"]["base_model"] == model
     assert results["details"]["encoder"] == encoder
     assert "expctr_llm_unrestricted" not in results["rows"]  # the restriction is the embedded policy's alone

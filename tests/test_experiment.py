@@ -1,0 +1,50 @@
+"""From arguments to samples, and the folder of a run."""
+
+import json
+
+import pytest
+
+from rlrec.arguments import DataArguments
+from rlrec.data.simulated import simulate
+from rlrec.experiment import claim_folder, load_samples
+
+SIZE = {"num_users": 40, "num_items": 20, "interactions_per_user": 8}
+
+
+def samples_of(**arguments):
+    messages = []
+    prepared, samples = load_samples(DataArguments(num_samples=120, **arguments), 0, messages.append)
+    return prepared, samples, messages
+
+
+def test_a_prepared_folder_brings_its_own_label_rule(tmp_path):
+    simulate(**SIZE, threshold=4.0, label_rule="ge").write(tmp_path)
+    _, samples, _ = samples_of(data_dir=str(tmp_path))
+    assert (samples["label"] == (samples["rating"] >= 4)).all()
+    _, samples, _ = samples_of(data_dir=str(tmp_path), label_rule="gt")
+    assert (samples["label"] == (samples["rating"] > 4)).all()
+    _, samples, _ = samples_of(data_dir=str(tmp_path), threshold=2.0)
+    assert (samples["label"] == (samples["rating"] >= 2)).all()
+
+
+def test_a_world_simulated_on_the_spot_is_the_prepared_one(tmp_path):
+    simulate(**SIZE, seed=0).write(tmp_path)
+    _, on_the_spot, messages = samples_of(dataset="simulated", **SIZE)
+    _, loaded, _ = samples_of(data_dir=str(tmp_path))
+    assert on_the_spot.equals(loaded)
+    rate = f"{on_the_spot['label'].mean():.1%}"
+    assert messages[-1] == f"simulated: 120 samples (96 / 12 / 12), {rate} positive"
+
+
+def test_a_folder_holds_one_runs_settings(tmp_path):
+    folder, settings = tmp_path / "run", {"seed": 0, "beta": 0.05, "rewards": ["lc"]}
+    for _ in range(2):
+        claim_folder(folder, settings)
+    assert json.loads((folder / "settings.json").read_text()) == settings
+    with pytest.raises(ValueError, match=r"run holds a run with beta = 0\.05, not 0\.1; give another --output_dir"):
+        claim_folder(folder, {**settings, "beta": 0.1})
+    with pytest.raises(ValueError, match=r"with beta = 0\.05, not 0\.1 \(and 1 more settings differ\)"):
+        claim_folder(folder, {**settings, "beta": 0.1, "seed": 1})
+    with pytest.raises(ValueError, match="with lam = None, not 1.0"):
+        claim_folder(folder, {**settings, "lam": 1.0})
+    assert json.loads((folder / "settings.json").read_text()) == settings
