@@ -45,6 +45,6 @@ def test_a_folder_holds_one_runs_settings(tmp_path):
         claim_folder(folder, {**settings, "beta": 0.1})
     with pytest.raises(ValueError, match=r"with beta = 0\.05, not 0\.1 \(and 1 more settings differ\)"):
         claim_folder(folder, {**settings, "beta": 0.1, "seed": 1})
-    with pytest.raises(ValueError, match="with lam = None, not 1.0"):
+    with pytest.raises(ValueError, match=r"with lam = None, not 1\.0"):
         claim_folder(folder, {**settings, "lam": 1.0})
     assert json.loads((folder / "settings.json").read_text()) == settings
