@@ -48,6 +48,7 @@ def main() -> None:
             arguments.ic_epochs,
             stage.adapter,
             round,
+            arguments.ic_learning_rate,
             recommender=recommender,
             store=store,
         )
@@ -63,10 +64,9 @@ def main() -> None:
         expctr_aug_after_lc=(lc.explanations(), after_lc),
         expctr_aug=(store, written),
     )
-    if arguments.more_lc:  # what IC is worth: as many steps of more LC instead
-        more = run.train(
-            "more_lc", arguments.reward_funcs, arguments.ic_epochs * arguments.rounds, lc.adapter, round=1
-        )
+    if arguments.more_lc:  # what IC is worth: as many steps of more LC, all else equal
+        epochs = arguments.ic_epochs * arguments.rounds
+        more = run.train("more_lc", arguments.reward_funcs, epochs, lc.adapter, 1, arguments.ic_learning_rate)
         more_store, more_written = lc.explanations(), run.explain("more_lc", more.adapter)
         more_store.merge(more.explanations())
         run.add_llm_rows(expctr_llm_more_lc=more_written)

@@ -2,7 +2,7 @@
 
 A rule check for one-sentence explanations that quote titles. It reads the embedded policy's grammar,
 
-    They (liked|disliked) "TITLE", (and|but) this is a lukewarm Drama film, so they will likely (like|dislike) it.
+    This is a lukewarm Drama film and they (liked|disliked) "TITLE", (so|yet) they will likely (like|dislike) it.
 
 and free text of that shape by any language model. Rules, in the order in which they apply:
 

@@ -19,7 +19,10 @@ class ExpCTRArguments:
     lc_epochs: float = field(default=2.0, metadata={"help": "Passes of stage 1 (ExpCTR section 5.1.4: two)."})
     ic_epochs: float = field(default=2.0, metadata={"help": "Passes of each stage 3 (ExpCTR section 5.1.4: two)."})
     ic_learning_rate: float | None = field(
-        default=None, metadata={"help": "Learning rate of stage 3 (default, as in the paper: the same as stage 1's)."}
+        default=None,
+        metadata={
+            "help": "Learning rate of stage 3 and of its control, more LC; default, as in the paper: stage 1's."
+        },
     )
     rounds: int = field(default=1, metadata={"help": "How often stages 2 and 3 repeat (ExpCTR: 'predefined')."})
     lc_temperature: float = field(default=1.0, metadata={"help": "T of equation 8 in the reward."})
@@ -52,8 +55,8 @@ class ExpCTRArguments:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, but must be one of {', '.join(known)}.")
-        for name in ("lc_epochs", "ic_epochs", "lc_temperature"):
-            if not getattr(self, name) > 0:
+        for name in ("lc_epochs", "ic_epochs", "ic_learning_rate", "lc_temperature"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0.")
         for name in ("rounds", "num_explanations", "generation_batch", "scoring_batch", "ctr_fits"):
             if getattr(self, name) < 1:

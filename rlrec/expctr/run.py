@@ -105,14 +105,15 @@ class ExpCTRRun:
         epochs: float,
         adapter: Path | None = None,
         round: int = 0,
+        learning_rate: float | None = None,
         samples: pl.DataFrame | None = None,
         **context,
     ) -> PolicyStage:
         """PPO against the named rewards, from a fresh adapter or from a trained one; `context` goes to the rewards."""
         arguments, samples = self.arguments, self.samples if samples is None else samples
         config = copy.copy(self.ppo)
+        config.learning_rate = learning_rate or config.learning_rate
         if "recommender" in context:
-            config.learning_rate = arguments.ic_learning_rate or config.learning_rate
             context |= {
                 "vocabulary": self.data.vocabulary,
                 "ic_shift": arguments.ic_shift,
