@@ -1,11 +1,10 @@
 """What makes the IC stage lose to more LC? Trains stage 3 in several ways from one finished LC stage.
 
-    accelerate launch recipes/expctr.py --config expctr/ml-100k --raw_dir DIR --output_dir RUN     # leaves RUN/stages/lc
+    accelerate launch recipes/expctr.py --config expctr/ml-100k --raw_dir DIR --output_dir RUN   # leaves RUN/stages/lc
     python benchmarks/ic_variants.py --config expctr/ml-100k --raw_dir DIR --output_dir RUN
 
-All variants take as many optimizer steps as the configuration's stage 3. Prints a table: ExpCTR-LLM and ExpCTR-Aug, one
-explanation and the mean of four, and how much of the reward's variance an explanation decides. docs/algorithms/expctr.md
-discusses it.
+All variants take as many optimizer steps as the configuration's stage 3. Prints a table of AUCs: ExpCTR-LLM and
+ExpCTR-Aug, one explanation and the mean of four; docs/algorithms/expctr.md discusses it.
 """
 
 import copy
