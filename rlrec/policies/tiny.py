@@ -38,7 +38,7 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
 CONNECTIVE = ("yet", "so")
-VERSION = 3  # part of the cache key: raise it when the bootstrap changes
+VERSION = 4  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -132,8 +132,9 @@ def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tup
     """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
 
     The polarity is drawn evenly from those the history has, the title evenly from that polarity, the category evenly
-    from the target's, and "so" or "yet" evenly, so that the verdict depends on nothing that stands before it. Without
-    a history nothing is cited.
+    from the target's. "So" is drawn twice in three times where the history has both polarities, else evenly, so that
+    the verdict tells nothing about the label. (Drawn evenly throughout, neither polarity nor connective alone would
+    move the verdict, and PPO would see no gradient at first.) Without a history nothing is cited.
     """
     categories = row["category_words"]
     category = f"{categories[rng.integers(len(categories))]} " if categories else ""
@@ -143,7 +144,7 @@ def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tup
         return f"This is a {row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it.", verdict
     both = 0 < sum(labels) < len(labels)
     polarity = int(rng.integers(2)) if both else int(labels[0])
-    agrees = int(rng.integers(2))
+    agrees = int(rng.random() < (2 / 3 if both else 1 / 2))
     verdict = polarity if agrees else 1 - polarity
     titles = [t for t, label in zip(row["history_titles"], labels) if label == polarity]
     title = titles[rng.integers(len(titles))]
