@@ -257,12 +257,12 @@ def test_templates_are_blind_to_the_label():
 
 
 @pytest.mark.parametrize("labels", [[1, 0, 1], [1, 1, 1], [0, 0, 0]])
-def test_the_verdict_is_independent_of_the_evidence(labels):
+def test_the_verdict_is_independent_of_the_history(labels):
     drawn = draws({**ROW, "history_labels": labels})
-    for cited in (" liked ", " disliked "):
-        verdicts = [verdict for text, verdict in drawn if cited in text]
-        if verdicts:
-            assert np.mean(verdicts) == pytest.approx(0.5, abs=0.06)  # at most three standard deviations of 0.02
+    assert np.mean([verdict for _, verdict in drawn]) == pytest.approx(0.5, abs=0.06)
+    assert np.mean([", so they" in text for text, _ in drawn]) == pytest.approx(
+        2 / 3 if 0 < sum(labels) < 3 else 1 / 2, abs=0.06
+    )
     assert np.mean([" liked " in text for text, _ in drawn]) == pytest.approx(
         0.5 if 0 < sum(labels) < 3 else labels[0], abs=0.04
     )
