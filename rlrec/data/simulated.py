@@ -144,8 +144,8 @@ def simulate_with_truth(
     rng = np.random.default_rng(seed)
     item_aspects = _item_aspects(num_items, rng)
     preferences = _preferences(num_users, rng)
-    user_bias = rng.normal(0.0, 0.65, num_users) if bias else np.zeros(num_users)
-    item_quality = rng.normal(0.0, 0.7, num_items) if bias else np.zeros(num_items)
+    user_bias = rng.normal(0.0, 0.9, num_users) if bias else np.zeros(num_users)
+    item_quality = rng.normal(0.0, 0.9, num_items) if bias else np.zeros(num_items)
     # Some films are seen by many; in the harder world all are seen equally often.
     popularity = rng.normal(0.0, 0.8, num_items) if bias else np.zeros(num_items)
 
