@@ -38,7 +38,7 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
 CONNECTIVE = ("yet", "so")
-VERSION = 4  # part of the cache key: raise it when the bootstrap changes
+VERSION = 6  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -131,10 +131,10 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
 def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tuple[str, int]:
     """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
 
-    The polarity is drawn evenly from those the history has, the title evenly from that polarity, the category evenly
-    from the target's. "So" is drawn twice in three times where the history has both polarities, else evenly, so that
-    the verdict tells nothing about the label. (Drawn evenly throughout, neither polarity nor connective alone would
-    move the verdict, and PPO would see no gradient at first.) Without a history nothing is cited.
+    The title is drawn evenly from the history, and its polarity follows; the category evenly from the target's; "so"
+    or "yet" evenly, so that the verdict tells nothing whatever the history. (A polarity that tells nothing either
+    would be the worse start: PPO sees no gradient as long as both halves of the verdict are coin tosses.) Without a
+    history nothing is cited.
     """
     categories = row["category_words"]
     category = f"{categories[rng.integers(len(categories))]} " if categories else ""
@@ -142,12 +142,10 @@ def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tup
     if not len(labels):
         verdict = int(rng.integers(2))
         return f"This is a {row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it.", verdict
-    both = 0 < sum(labels) < len(labels)
-    polarity = int(rng.integers(2)) if both else int(labels[0])
-    agrees = int(rng.random() < (2 / 3 if both else 1 / 2))
+    drawn = int(rng.integers(len(labels)))
+    title, polarity = row["history_titles"][drawn], int(labels[drawn])
+    agrees = int(rng.integers(2))
     verdict = polarity if agrees else 1 - polarity
-    titles = [t for t, label in zip(row["history_titles"], labels) if label == polarity]
-    title = titles[rng.integers(len(titles))]
     return (
         f'This is a {row["crowd"]} {category}{domain} and they {POLARITY[polarity]} "{title}", '
         f"{CONNECTIVE[agrees]} they will likely {VERDICT[verdict]} it."

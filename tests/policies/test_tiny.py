@@ -259,13 +259,11 @@ def test_templates_are_blind_to_the_label():
 @pytest.mark.parametrize("labels", [[1, 0, 1], [1, 1, 1], [0, 0, 0]])
 def test_the_verdict_is_independent_of_the_history(labels):
     drawn = draws({**ROW, "history_labels": labels})
-    assert np.mean([verdict for _, verdict in drawn]) == pytest.approx(0.5, abs=0.06)
-    assert np.mean([", so they" in text for text, _ in drawn]) == pytest.approx(
-        2 / 3 if 0 < sum(labels) < 3 else 1 / 2, abs=0.06
-    )
-    assert np.mean([" liked " in text for text, _ in drawn]) == pytest.approx(
-        0.5 if 0 < sum(labels) < 3 else labels[0], abs=0.04
-    )
+    for cited, share in ((" liked ", sum(labels) / 3), (" disliked ", 1 - sum(labels) / 3)):
+        verdicts = [verdict for text, verdict in drawn if cited in text]
+        assert len(verdicts) / len(drawn) == pytest.approx(share, abs=0.06)  # three standard deviations of 0.02
+        if verdicts:
+            assert np.mean(verdicts) == pytest.approx(0.5, abs=0.08)
 
 
 def test_templates_without_history_or_category():
