@@ -21,6 +21,9 @@ class RolloutSampler(Sampler):
         shuffle, seed: of the units.
         epoch: called at the start of each epoch.
 
+    Raises:
+        ValueError: when the dataset does not fill one rollout.
+
     >>> sampler = RolloutSampler(5, 2, repeat_rows=2, repeat=1, unit=1, shuffle=False, seed=0, epoch=lambda: 0)
     >>> list(sampler), len(sampler)
     ([0, 0, 1, 1, 2, 2, 3, 3], 8)
@@ -38,6 +41,11 @@ class RolloutSampler(Sampler):
         seed: int,
         epoch: Callable[[], int],
     ):
+        if num_rows < rows_per_rollout:
+            raise ValueError(
+                f"The dataset has {num_rows} rows, but one rollout samples completions for {rows_per_rollout}: add "
+                "rows, or lower per_device_train_batch_size or steps_per_generation."
+            )
         self.num_rows, self.rows_per_rollout = num_rows, rows_per_rollout
         self.repeat_rows, self.repeat, self.unit = repeat_rows, repeat, unit
         self.shuffle, self.seed, self.epoch = shuffle, seed, epoch

@@ -67,3 +67,8 @@ def test_pairs_are_checked():
         check_pairs([1, 1, 2, 3], 4, 1)
     with pytest.raises(ValueError, match=r"samples 6 completions per rollout .* make it a multiple of 4"):
         check_pairs([1, 1], 6, 2)
+
+
+def test_a_dataset_smaller_than_a_rollout_is_refused():
+    with pytest.raises(ValueError, match="The dataset has 3 rows, but one rollout samples completions for 4"):
+        sampler(rows=3)

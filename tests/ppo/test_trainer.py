@@ -4,7 +4,7 @@ import pytest
 import tiny_training as tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaForCausalLM, TrainerCallback
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, TrainerCallback
 
 from rlrec.ppo import PPOTrainer
 from rlrec.ppo.rewards import RewardFailure
@@ -149,6 +149,23 @@ def test_log_probabilities_equal_plain_forward_passes(tmp_path, from_generation)
     trainer = tiny.trainer(tmp_path, logprobs_from_generation=from_generation, temperature=1.3)
     output = rollout(trainer)
     torch.testing.assert_close(output["old_per_token_logps"], plain_logps(trainer, output), rtol=1e-4, atol=1e-5)
+
+
+def test_absolute_positions_are_counted_as_generate_counts_them(tmp_path):
+    """GPT-2 gives another answer when padding shifts its positions; rotary models do not."""
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=4 + len(tiny.WORDS), n_embd=32, n_layer=2, n_head=2, n_positions=64, initializer_range=0.2,
+        pad_token_id=0, eos_token_id=1, bos_token_id=2,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    for from_generation in (True, False):
+        trainer = tiny.trainer(tmp_path, model=model, logprobs_from_generation=from_generation)
+        output = rollout(trainer)
+        assert (output["prompt_mask"] == 0).any()
+        expected = plain_logps(trainer, output)
+        for name in ("old_per_token_logps", "ref_per_token_logps"):
+            torch.testing.assert_close(output[name], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_padding_columns_of_a_chunk_are_not_computed(tmp_path):
