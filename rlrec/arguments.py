@@ -96,7 +96,9 @@ class PolicyArguments:
     restrict_titles: bool = field(
         default=True, metadata={"help": "Embedded policy: only titles of the user's history can be written."}
     )
-    warmup_steps_copy: int = field(default=500, metadata={"help": "Embedded policy: steps of the copy warm-up."})
+    warmup_steps_copy: int = field(
+        default=1500, metadata={"help": "Embedded policy: longest copy warm-up; it ends when copying is learned."}
+    )
     template_steps: int = field(default=900, metadata={"help": "Embedded policy: steps on the templates."})
     lora_r: int = field(default=16, metadata={"help": "LoRA rank (ExpCTR uses LoRA and names no rank)."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha."})

@@ -23,8 +23,8 @@ def test_a_prepared_folder_brings_its_own_label_rule(tmp_path):
     assert (samples["label"] == (samples["rating"] >= 4)).all()
     _, samples, _ = samples_of(data_dir=str(tmp_path), label_rule="gt")
     assert (samples["label"] == (samples["rating"] > 4)).all()
-    _, samples, _ = samples_of(data_dir=str(tmp_path), threshold=2.0)
-    assert (samples["label"] == (samples["rating"] >= 2)).all()
+    _, samples, _ = samples_of(data_dir=str(tmp_path), threshold=3.0)
+    assert (samples["label"] == (samples["rating"] >= 3)).all()
 
 
 def test_a_world_simulated_on_the_spot_is_the_prepared_one(tmp_path):

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,7 +39,9 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
 CONNECTIVE = ("yet", "so")
-VERSION = 6  # part of the cache key: raise it when the bootstrap changes
+RAMP_STEPS = 50
+COPIED_LOSS, COPIED_OVER = 0.02, 20  # copying is learned when the mean loss of the last 20 batches is below this
+VERSION = 7  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class TinyConfig:
     num_layers: int = 2
     num_heads: int = 2
     embedding_std: float = 0.2
-    warmup_steps: int = 500
+    warmup_steps: int = 1500  # at most; the warm-up ends when copying is learned, which takes 200 to 1,000
     template_steps: int = 900
     batch_size: int = 128
     learning_rate: float = 4e-3
@@ -234,6 +237,17 @@ def _generation_loss(model, ids, target, is_title, right, first_title):
     return (loss + (logits.logsumexp(-1) - chosen).sum()) / count
 
 
+def _step(model, optimizer, loss, learning_rate: float, bar) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    bar.update()
+    bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
 def bootstrap(
     rows: Sequence[Mapping],
     catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
@@ -284,26 +298,24 @@ def bootstrap(
         )
     )
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
-    steps = config.warmup_steps + config.template_steps
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.learning_rate, steps, pct_start=0.05)
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, domain, rng)
-    bar = tqdm(range(steps), desc="Bootstrapping the embedded policy", disable=not progress)
-    for step in bar:
-        if step < config.warmup_steps:
+    total = config.warmup_steps + config.template_steps
+    with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
+        losses = deque(maxlen=COPIED_OVER)
+        for step in range(config.warmup_steps):
             loss = _generation_loss(model, *data.copying(config.batch_size), data.first_title)
-        else:
+            _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
+            losses.append(loss.item())
+            if len(losses) == COPIED_OVER and np.mean(losses) < COPIED_LOSS:
+                break
+        bar.total = step + 1 + config.template_steps
+        for step in range(config.template_steps):
             loss = _generation_loss(model, *data.explaining(config.batch_size), data.first_title)
             encoded, answers = data.judging(config.batch_size // 4)
             hidden = model.model(**encoded).last_hidden_state[:, -1]
             loss = loss + 0.2 * F.cross_entropy(model.lm_head(hidden), answers)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            _step(model, optimizer, loss, config.learning_rate * (1 - step / config.template_steps), bar)
     model.config.restrict_titles = config.restrict_titles
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     return model.eval(), tokenizer
