@@ -5,10 +5,9 @@ to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so i
 predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
 
     This is a (beloved|popular|mixed|lukewarm) CATEGORY DOMAIN and they (liked|disliked) "TITLE",
-    (so|yet) they will likely (like|dislike) it.
+    so they will likely (like|dislike) it.
 
-where "so" makes the verdict follow the cited evidence and "yet" turns it round. What speaks for the verdict stands
-before it, so that a later token can weigh it. Training has two parts: a copy
+What speaks for the verdict stands before it, so that the verdict can weigh it. Training has two parts: a copy
 warm-up on synthetic histories (without it only a quarter of the cited titles are real), then the templates; the target
 at a title is the set of all titles of the stated polarity, not the one that was drawn.
 
@@ -23,6 +22,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -38,10 +38,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
-CONNECTIVE = ("yet", "so")
 RAMP_STEPS = 50
-COPIED_LOSS, COPIED_OVER = 0.02, 20  # copying is learned when the mean loss of the last 20 batches is below this
-VERSION = 7  # part of the cache key: raise it when the bootstrap changes
+LEARNED_LOSS, LEARNED_OVER = 0.02, 20  # copying and judging are learned when the last 20 batches' mean loss is below
+VERSION = 8  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class TinyConfig:
     num_heads: int = 2
     embedding_std: float = 0.2
     warmup_steps: int = 1500  # at most; the warm-up ends when copying is learned, which takes 200 to 1,000
-    template_steps: int = 900
+    template_steps: int = 300
     batch_size: int = 128
     learning_rate: float = 4e-3
     restrict_titles: bool = True
@@ -134,25 +133,17 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
 def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tuple[str, int]:
     """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
 
-    The title is drawn evenly from the history, and its polarity follows; the category evenly from the target's; "so"
-    or "yet" evenly, so that the verdict tells nothing whatever the history. (A polarity that tells nothing either
-    would be the worse start: PPO sees no gradient as long as both halves of the verdict are coin tosses.) Without a
-    history nothing is cited.
+    The title is drawn evenly from the history, and its polarity follows; the category evenly from the target's; the
+    verdict evenly, so that it tells nothing whatever the evidence. Without a history nothing is cited.
     """
     categories = row["category_words"]
     category = f"{categories[rng.integers(len(categories))]} " if categories else ""
-    labels = row["history_labels"]
-    if not len(labels):
-        verdict = int(rng.integers(2))
-        return f"This is a {row['crowd']} {category}{domain}, so they will likely {VERDICT[verdict]} it.", verdict
-    drawn = int(rng.integers(len(labels)))
-    title, polarity = row["history_titles"][drawn], int(labels[drawn])
-    agrees = int(rng.integers(2))
-    verdict = polarity if agrees else 1 - polarity
-    return (
-        f'This is a {row["crowd"]} {category}{domain} and they {POLARITY[polarity]} "{title}", '
-        f"{CONNECTIVE[agrees]} they will likely {VERDICT[verdict]} it."
-    ), verdict
+    evidence, labels = f"This is a {row['crowd']} {category}{domain}", row["history_labels"]
+    if len(labels):
+        drawn = int(rng.integers(len(labels)))
+        evidence += f' and they {POLARITY[labels[drawn]]} "{row["history_titles"][drawn]}"'
+    verdict = int(rng.integers(2))
+    return f"{evidence}, so they will likely {VERDICT[verdict]} it.", verdict
 
 
 class _Bootstrap:
@@ -237,6 +228,27 @@ def _generation_loss(model, ids, target, is_title, right, first_title):
     return (loss + (logits.logsumexp(-1) - chosen).sum()) / count
 
 
+class _Recent:
+    """The losses of the last batches of one part of the bootstrap."""
+
+    def __init__(self, ability: str, setting: str):
+        self.ability, self.setting, self.losses = ability, setting, deque(maxlen=LEARNED_OVER)
+
+    def learned(self, loss: torch.Tensor | None = None) -> bool:
+        """Whether the part is learned, `loss` included."""
+        if loss is not None:
+            self.losses.append(loss.item())
+        return len(self.losses) == LEARNED_OVER and float(np.mean(self.losses)) < LEARNED_LOSS
+
+    def warn_unless_learned(self) -> None:
+        if not self.learned():
+            warnings.warn(
+                f"The embedded policy has not learned to {self.ability}: the last batches' mean loss is "
+                f"{np.mean(self.losses):.3f}, not below {LEARNED_LOSS}; raise {self.setting} or take another seed.",
+                stacklevel=3,
+            )
+
+
 def _step(model, optimizer, loss, learning_rate: float, bar) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
@@ -276,7 +288,7 @@ def bootstrap(
     words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
-    grammar = [*POLARITY, *VERDICT, *CONNECTIVE, "Yes", "No", "This", "is", "a", "and", "they", "will", "likely", "it"]
+    grammar = [*POLARITY, *VERDICT, "Yes", "No", "This", "is", "a", "and", "they", "so", "will", "likely", "it"]
     tokenizer = build_tokenizer([c[0] for c in catalogue], [*grammar, domain, ",", ".", *words])
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
     model = TinyPolicy(
@@ -302,20 +314,22 @@ def bootstrap(
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, domain, rng)
     total = config.warmup_steps + config.template_steps
     with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
-        losses = deque(maxlen=COPIED_OVER)
+        copying, judging = _Recent("copy titles", "warmup_steps"), _Recent("answer its CTR prompt", "template_steps")
         for step in range(config.warmup_steps):
             loss = _generation_loss(model, *data.copying(config.batch_size), data.first_title)
             _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
-            losses.append(loss.item())
-            if len(losses) == COPIED_OVER and np.mean(losses) < COPIED_LOSS:
+            if copying.learned(loss):
                 break
         bar.total = step + 1 + config.template_steps
         for step in range(config.template_steps):
             loss = _generation_loss(model, *data.explaining(config.batch_size), data.first_title)
-            encoded, answers = data.judging(config.batch_size // 4)
+            encoded, answers = data.judging(config.batch_size // 2)
             hidden = model.model(**encoded).last_hidden_state[:, -1]
-            loss = loss + 0.2 * F.cross_entropy(model.lm_head(hidden), answers)
-            _step(model, optimizer, loss, config.learning_rate * (1 - step / config.template_steps), bar)
+            judged = F.cross_entropy(model.lm_head(hidden), answers)
+            judging.learned(judged)
+            _step(model, optimizer, loss + judged, config.learning_rate * (1 - step / config.template_steps), bar)
+    for part in (copying, judging):
+        part.warn_unless_learned()
     model.config.restrict_titles = config.restrict_titles
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     return model.eval(), tokenizer

@@ -1,5 +1,7 @@
 """The embedded policy: tokenizer, restriction, label-blind templates, bootstrap and its cache."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -221,6 +223,27 @@ def test_the_bootstrap_lowers_the_loss(trained, small_world):
     assert explanation_loss(model, tokenizer, small_world.test_rows[:16]) < 1.0
 
 
+def test_the_bootstrap_answers_the_ctr_prompt_with_the_verdict(trained, small_world):
+    model, tokenizer = trained
+    drawn = [
+        draw_explanation(row, "film", np.random.default_rng(i)) for i, row in enumerate(small_world.test_rows[:40])
+    ]
+    no, yes = (tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes"))
+    for text, verdict in drawn:
+        with torch.no_grad():
+            logits = model(**tokenizer(small_world.template.ctr(text), return_tensors="pt")).logits[0, -1]
+        assert (logits[yes] > logits[no]) == bool(verdict), text
+
+
+def test_a_bootstrap_too_short_says_so(small_world):
+    rows, catalogue, template = small_world.train_rows, small_world.catalogue, small_world.template
+    with pytest.warns(UserWarning, match="has not learned") as warned:
+        tiny.bootstrap(rows[:8], catalogue, template.generation, template.ctr, "film", QUICK, progress=False)
+    copying, judging = (str(w.message) for w in warned)
+    assert re.search("to copy titles: .* raise warmup_steps", copying)
+    assert re.search("to answer its CTR prompt: .* raise template_steps", judging)
+
+
 # -- templates ------------------------------------------------------------------------------------------------------
 
 ROW = {
@@ -238,13 +261,10 @@ def draws(row, count=2000):
 
 def test_templates_follow_the_grammar_and_the_history():
     texts = {
-        f'This is a mixed Drama film and they {polarity} "{title}", {connective} they will likely {verdict} it.'
+        f'This is a mixed Drama film and they {polarity} "{title}", so they will likely {verdict} it.'
         for polarity, titles in (("liked", "AC"), ("disliked", "B"))
         for title in titles
-        for connective, verdict in (
-            ("so", "like" if polarity == "liked" else "dislike"),
-            ("yet", "dislike" if polarity == "liked" else "like"),
-        )
+        for verdict in ("like", "dislike")
     }
     drawn = draws(ROW)
     assert {text for text, _ in drawn} == texts
