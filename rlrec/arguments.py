@@ -99,7 +99,7 @@ class PolicyArguments:
     warmup_steps_copy: int = field(
         default=1500, metadata={"help": "Embedded policy: longest copy warm-up; it ends when copying is learned."}
     )
-    template_steps: int = field(default=300, metadata={"help": "Embedded policy: steps on the templates."})
+    template_steps: int = field(default=400, metadata={"help": "Embedded policy: steps on the templates."})
     lora_r: int = field(default=16, metadata={"help": "LoRA rank (ExpCTR uses LoRA and names no rank)."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha."})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout (PPO switches dropout off anyway)."})

@@ -4,10 +4,11 @@ It is bootstrapped on label-blind templates: it learns to write well-formed expl
 to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start at AUC 0.5; what is
 predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
 
-    This is a (beloved|popular|mixed|lukewarm) CATEGORY DOMAIN and they (liked|disliked) "TITLE",
+    This CATEGORY DOMAIN is (beloved|popular|mixed|lukewarm) and they (liked|disliked) "TITLE",
     so they will likely (like|dislike) it.
 
-What speaks for the verdict stands before it, so that the verdict can weigh it. Training has two parts: a copy
+The verdict follows the cited title; where no title of the history speaks for it, none is cited. So there is one choice
+to learn, which evidence to cite, and it comes after what it can be weighed against. Training has two parts: a copy
 warm-up on synthetic histories (without it only a quarter of the cited titles are real), then the templates; the target
 at a title is the set of all titles of the stated polarity, not the one that was drawn.
 
@@ -39,8 +40,8 @@ SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 POLARITY = ("disliked", "liked")
 VERDICT = ("dislike", "like")
 RAMP_STEPS = 50
-LEARNED_LOSS, LEARNED_OVER = 0.02, 20  # copying and judging are learned when the last 20 batches' mean loss is below
-VERSION = 8  # part of the cache key: raise it when the bootstrap changes
+LEARNED_LOSS, LEARNED_OVER = 0.04, 20  # copying and judging are learned when the last 20 batches' mean loss is below
+VERSION = 10  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class TinyConfig:
     num_heads: int = 2
     embedding_std: float = 0.2
     warmup_steps: int = 1500  # at most; the warm-up ends when copying is learned, which takes 200 to 1,000
-    template_steps: int = 300
+    template_steps: int = 400
     batch_size: int = 128
     learning_rate: float = 4e-3
     restrict_titles: bool = True
@@ -133,16 +134,15 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
 def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tuple[str, int]:
     """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
 
-    The title is drawn evenly from the history, and its polarity follows; the category evenly from the target's; the
-    verdict evenly, so that it tells nothing whatever the evidence. Without a history nothing is cited.
+    The verdict is drawn evenly, so that it tells nothing whatever the history; the category evenly from the target's;
+    the title evenly from those of the history that speak for the verdict. Without such a title none is cited.
     """
-    categories = row["category_words"]
+    categories, verdict = row["category_words"], int(rng.integers(2))
     category = f"{categories[rng.integers(len(categories))]} " if categories else ""
-    evidence, labels = f"This is a {row['crowd']} {category}{domain}", row["history_labels"]
-    if len(labels):
-        drawn = int(rng.integers(len(labels)))
-        evidence += f' and they {POLARITY[labels[drawn]]} "{row["history_titles"][drawn]}"'
-    verdict = int(rng.integers(2))
+    evidence = f"This {category}{domain} is {row['crowd']}"
+    titles = [title for title, label in zip(row["history_titles"], row["history_labels"]) if label == verdict]
+    if titles:
+        evidence += f' and they {POLARITY[verdict]} "{titles[rng.integers(len(titles))]}"'
     return f"{evidence}, so they will likely {VERDICT[verdict]} it.", verdict
 
 
@@ -288,7 +288,7 @@ def bootstrap(
     words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
-    grammar = [*POLARITY, *VERDICT, "Yes", "No", "This", "is", "a", "and", "they", "so", "will", "likely", "it"]
+    grammar = [*POLARITY, *VERDICT, "Yes", "No", "This", "is", "and", "they", "so", "will", "likely", "it"]
     tokenizer = build_tokenizer([c[0] for c in catalogue], [*grammar, domain, ",", ".", *words])
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
     model = TinyPolicy(

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 import torch.nn.functional as F
@@ -194,12 +195,14 @@ def test_a_short_bootstrap_writes_well_formed_grounded_explanations(trained, sma
         model.config.restrict_titles = restrict
         texts = generate_explanations(model, tokenizer, [row["prompt"] for row in rows], progress=None, seed=1)
         model.config.restrict_titles = True
-        return summarise_checks(check_explanations([t[0] for t in texts], *histories))
+        return check_explanations([t[0] for t in texts], *histories)
 
-    restricted, free = quality(True), quality(False)
-    assert restricted["cited_real"] == 1.0
-    assert restricted["malformed"] < 0.15
-    assert restricted["citations_per_explanation"] > 0.8
+    restricted, free = quality(True), summarise_checks(quality(False))
+    assert summarise_checks(restricted)["cited_real"] == 1.0
+    # a verdict for which no title of the history speaks is meant to cite none
+    citing = restricted.filter(pl.col("malformed").ne_missing("no citation"))
+    assert len(citing) > 0.6 * len(rows)
+    assert summarise_checks(citing)["malformed"] < 0.15
     assert free["cited_real"] < 0.95  # the restriction does something
 
 
@@ -260,14 +263,12 @@ def draws(row, count=2000):
 
 
 def test_templates_follow_the_grammar_and_the_history():
-    texts = {
-        f'This is a mixed Drama film and they {polarity} "{title}", so they will likely {verdict} it.'
-        for polarity, titles in (("liked", "AC"), ("disliked", "B"))
-        for title in titles
-        for verdict in ("like", "dislike")
-    }
     drawn = draws(ROW)
-    assert {text for text, _ in drawn} == texts
+    assert {text for text, _ in drawn} == {
+        'This Drama film is mixed and they liked "A", so they will likely like it.',
+        'This Drama film is mixed and they liked "C", so they will likely like it.',
+        'This Drama film is mixed and they disliked "B", so they will likely dislike it.',
+    }
     assert all(text.endswith(" like it.") == bool(verdict) for text, verdict in drawn)
 
 
@@ -279,11 +280,12 @@ def test_templates_are_blind_to_the_label():
 @pytest.mark.parametrize("labels", [[1, 0, 1], [1, 1, 1], [0, 0, 0]])
 def test_the_verdict_is_independent_of_the_history(labels):
     drawn = draws({**ROW, "history_labels": labels})
-    for cited, share in ((" liked ", sum(labels) / 3), (" disliked ", 1 - sum(labels) / 3)):
-        verdicts = [verdict for text, verdict in drawn if cited in text]
-        assert len(verdicts) / len(drawn) == pytest.approx(share, abs=0.06)  # three standard deviations of 0.02
-        if verdicts:
-            assert np.mean(verdicts) == pytest.approx(0.5, abs=0.08)
+    assert np.mean([verdict for _, verdict in drawn]) == pytest.approx(0.5, abs=0.04)  # sd of the mean: 0.011
+
+
+def test_a_verdict_for_which_no_title_speaks_cites_none():
+    texts = {text for text, verdict in draws({**ROW, "history_labels": [1, 1, 1]}) if not verdict}
+    assert texts == {"This Drama film is mixed, so they will likely dislike it."}
 
 
 def test_templates_without_history_or_category():
@@ -291,7 +293,7 @@ def test_templates_without_history_or_category():
     texts = {text for text, _ in draws(empty, 50)}
     assert len(texts) == 2
     assert not any('"' in text for text in texts)
-    assert all("this is a mixed film" in text.lower() for text in texts)
+    assert all(text.startswith("This film is mixed, so") for text in texts)
 
 
 # -- cache ----------------------------------------------------------------------------------------------------------
