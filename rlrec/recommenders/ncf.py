@@ -40,7 +40,7 @@ class NCF(Recommender):
         objective: str = "binary",
         embedding_dim: int = 8,
         hidden_dims: tuple[int, ...] = (32, 16, 8),
-        id_dropout: float = 0.1,
+        id_dropout: float = 0.05,
         explanation_slots: int = 0,
         explanation_dim: int = 0,
         explanation_dropout: float = 0.0,
