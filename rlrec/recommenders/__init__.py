@@ -3,5 +3,18 @@
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
 from rlrec.recommenders.deepfm import DeepFM
 from rlrec.recommenders.fitting import CrossFit, FitResult, cross_fit, fit
+from rlrec.recommenders.ncf import NCF
+from rlrec.recommenders.self_attentive_gru import SelfAttentiveGRU
 
-__all__ = ["Batch", "CrossFit", "DeepFM", "FitResult", "Recommender", "Vocabulary", "cross_fit", "fit"]
+__all__ = [
+    "NCF",
+    "Batch",
+    "CrossFit",
+    "DeepFM",
+    "FitResult",
+    "Recommender",
+    "SelfAttentiveGRU",
+    "Vocabulary",
+    "cross_fit",
+    "fit",
+]

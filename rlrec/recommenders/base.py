@@ -1,6 +1,6 @@
 """What every recommender shares: the contract, the explanation slot, and the vocabulary.
 
-A recommender maps `batch`, a dict of tensors, and optional explanation embeddings to one logit per row:
+A recommender maps `batch`, a dict of tensors, and optional explanation embeddings to one logit or rating per row:
 
 | key | shape and type | meaning |
 | --- | --- | --- |
@@ -8,12 +8,14 @@ A recommender maps `batch`, a dict of tensors, and optional explanation embeddin
 | `item` | (B,) int64 | index of the item, 0 = unknown |
 | `categories` | (B, C) int64 | indices of the item's categories, padded with 0; C may be 0 |
 | `features` | (B, F) float32 | dense side features, standardised; F may be 0 |
+| `history` | (B, L) int64 | items the user had before, oldest first; 0 = padding or unknown; only where asked for |
 
 `Vocabulary` makes such batches from the columns of a sample table.
 """
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,30 +29,41 @@ Batch = dict[str, torch.Tensor]
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
+OBJECTIVES = ("binary", "rating")
 
 
 class Recommender(nn.Module):
-    """Base of all recommenders: `forward(batch, explanations=None) -> (B,) logits`, predict, save and load.
+    """Base of all recommenders: `forward(batch, explanations=None) -> (B,)`, predict, save and load.
 
     A subclass keeps its constructor's arguments, which must be JSON values, in `self.config`, and has `forward`.
-    `explanations` is (B, slots, d) or None; None and zeros mean "without explanation" and give equal logits.
+    `explanations` is (B, slots, d) or None; None and zeros mean "without explanation" and give equal outputs.
 
     Args:
-        config: the keyword arguments that build the subclass again.
+        config: the keyword arguments that build the subclass again. Its `objective`, "binary" when there is none,
+            says what the outputs are and which loss `fit` takes: logits of labels 0 and 1, with binary
+            cross-entropy, or ("rating") ratings scaled to [0, 1], with the mean squared error.
     """
 
     def __init__(self, config: dict):
         super().__init__()
         self.config = config
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective is {self.objective!r}, expected 'binary' or 'rating'")
+
+    @property
+    def objective(self) -> str:
+        return self.config.get("objective", "binary")
 
     def forward(self, batch: Batch, explanations: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits, (B,)."""
+        """Logits or ratings, (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(batch, explanations=None)")
 
     def check(self, batch: Batch, explanations: torch.Tensor | None = None) -> None:
         """Raise ValueError when the tensors do not fit the model; the hot path of training runs it once per fit."""
         rows = len(batch["user"])
         limits = {"user": "num_users", "item": "num_items", "categories": "num_categories"}
+        if "history" in batch:
+            limits["history"] = "num_items"
         for key, limit in limits.items():
             values = batch[key]
             if len(values) != rows:
@@ -76,25 +89,38 @@ class Recommender(nn.Module):
                 row = int((~torch.isfinite(explanations)).flatten(1).any(1).nonzero()[0])
                 raise ValueError(f"explanations row {row} holds NaN or infinite values; check the encoder's output")
 
-    @torch.no_grad()
     def predict(self, batch: Batch, explanations: torch.Tensor | None = None, batch_size: int = 16384) -> torch.Tensor:
-        """Probabilities (B,) in eval mode, on the device of `batch`; the model's own mode is left as it was.
+        """Probabilities or ratings (B,) in eval mode, on the device of `batch`; the model's own mode is kept.
+
+        Ratings are not clipped to [0, 1]: ties at the ends would cost AUC.
 
         Raises:
             ValueError: an index outside of the model's tables, wrong shapes, NaN or infinite inputs.
         """
+        outputs = self.evaluate(self, batch, explanations, batch_size)
+        return torch.sigmoid(outputs) if self.objective == "binary" else outputs
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        function: Callable[[Batch, torch.Tensor | None], torch.Tensor],
+        batch: Batch,
+        explanations: torch.Tensor | None = None,
+        batch_size: int = 16384,
+    ) -> torch.Tensor:
+        """`function(batch, explanations)` in slices of `batch_size` rows, in eval mode and without gradients."""
         self.check(batch, explanations)
         device = next(self.parameters()).device
         was_training = self.training
         self.eval()
-        probabilities = []
-        for start in range(0, len(batch["user"]), batch_size):
+        outputs = []
+        for start in range(0, max(len(batch["user"]), 1), batch_size):  # no rows are one empty slice
             rows = slice(start, start + batch_size)
             part = {key: values[rows].to(device) for key, values in batch.items()}
             z = None if explanations is None else explanations[rows].to(device)
-            probabilities.append(torch.sigmoid(self(part, z)).to(batch["user"].device))
+            outputs.append(function(part, z).to(batch["user"].device))
         self.train(was_training)
-        return torch.cat(probabilities) if probabilities else torch.zeros(0, device=batch["user"].device)
+        return torch.cat(outputs)
 
     def save_pretrained(self, directory: str | Path, vocabulary: "Vocabulary | None" = None) -> None:
         """Write model.safetensors and config.json (and vocabulary.json), each one whole or not at all."""
@@ -180,6 +206,7 @@ class Vocabulary:
         users, items, categories: the known ids in order; the n-th has index n + 1. Empty categories = not used.
         dense_features: names of the numeric columns used as dense features.
         means, scales: of the dense features over the training rows; a missing value becomes 0, the mean.
+        history: whether batches hold the `history` of item ids.
 
     >>> rows = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "categories": [["Drama"], []]})
     >>> vocabulary = Vocabulary.from_samples(rows)
@@ -195,6 +222,7 @@ class Vocabulary:
     dense_features: list[str]
     means: list[float]
     scales: list[float]
+    history: bool = False
 
     @classmethod
     def from_samples(
@@ -202,20 +230,25 @@ class Vocabulary:
         samples: pl.DataFrame,
         dense_features: tuple[str, ...] = (),
         use_categories: bool = True,
+        use_history: bool = False,
     ) -> "Vocabulary":
         """Collect ids, categories (when the column is there) and feature statistics of the training rows.
 
         Args:
             samples: training rows with `user_id`, `item_id`, optionally `categories` (list of strings), and the
                 columns that `dense_features` names, such as `like_rate` and `item_mean`.
+            use_history: also read the column `history` (lists of item ids, oldest first), whose items are then known.
 
         Raises:
             ValueError: no rows, a column is missing, or a feature has no finite value.
         """
-        require_columns(samples, ["user_id", "item_id", *dense_features])
+        require_columns(samples, ["user_id", "item_id", *dense_features, *(["history"] if use_history else [])])
         if samples.is_empty():
             raise ValueError("a vocabulary needs at least one training row, the sample table is empty")
         use_categories = use_categories and "categories" in samples.columns
+        items = samples["item_id"].cast(pl.String)
+        if use_history:
+            items = pl.concat([items, samples["history"].explode().cast(pl.String)])
         means, scales = [], []
         for name in dense_features:
             values = finite(samples[name]).drop_nulls()
@@ -225,11 +258,12 @@ class Vocabulary:
             scales.append(float(values.std() or 0.0) or 1.0)
         return cls(
             users=known(samples["user_id"]),
-            items=known(samples["item_id"]),
+            items=known(items),
             categories=known(samples["categories"].explode()) if use_categories else [],
             dense_features=list(dense_features),
             means=means,
             scales=scales,
+            history=use_history,
         )
 
     def sizes(self) -> dict[str, int]:
@@ -251,26 +285,17 @@ class Vocabulary:
         features = torch.zeros(len(samples), len(self.dense_features))
         for column, (name, mean, scale) in enumerate(zip(self.dense_features, self.means, self.scales)):
             features[:, column] = ((finite(samples[name]) - mean) / scale).fill_null(0.0).to_torch()
+        lists = {"categories": self.categories} if self.categories else {}
+        if self.history:
+            lists["history"] = self.items
+        require_columns(samples, list(lists))
         return {
             "user": indices(samples["user_id"], self.users),
             "item": indices(samples["item_id"], self.items),
-            "categories": self._encode_categories(samples),
+            "categories": torch.zeros(len(samples), 0, dtype=torch.long),
             "features": features,
+            **{column: padded_indices(samples[column], names) for column, names in lists.items()},
         }
-
-    def _encode_categories(self, samples: pl.DataFrame) -> torch.Tensor:
-        if not self.categories:
-            return torch.zeros(len(samples), 0, dtype=torch.long)
-        require_columns(samples, ["categories"])
-        lists = samples["categories"]
-        lengths = lists.list.len().fill_null(0)
-        encoded = torch.zeros(len(samples), max(int(lengths.max() or 0), 1), dtype=torch.long)
-        lists = lists.filter(lengths > 0)
-        if len(lists):
-            lengths = lengths.to_torch().long()
-            filled = torch.arange(encoded.shape[1]) < lengths.unsqueeze(1)  # (B, C)
-            encoded[filled] = indices(lists.explode(), self.categories)
-        return encoded
 
     def save(self, directory: str | Path) -> None:
         """Write vocabulary.json into `directory`, whole or not at all."""
@@ -292,6 +317,17 @@ def indices(values: pl.Series, names: list[str]) -> torch.Tensor:
     positions = pl.Series(range(1, len(names) + 1), dtype=pl.Int64)
     known_names = pl.Series(names, dtype=pl.String)
     return values.cast(pl.String).replace_strict(known_names, positions, default=0).to_torch()
+
+
+def padded_indices(lists: pl.Series, names: list[str]) -> torch.Tensor:
+    """`indices` of each row's list, filled up with 0 to the longest one; int64 (N, L), L at least 1."""
+    lengths = lists.list.len().fill_null(0)
+    encoded = torch.zeros(len(lists), max(int(lengths.max() or 0), 1), dtype=torch.long)
+    lists = lists.filter(lengths > 0)
+    if len(lists):
+        filled = torch.arange(encoded.shape[1]) < lengths.to_torch().long().unsqueeze(1)  # (N, L)
+        encoded[filled] = indices(lists.explode(), names)
+    return encoded
 
 
 def finite(values: pl.Series) -> pl.Series:

@@ -17,6 +17,8 @@ from sklearn.metrics import roc_auc_score
 from rlrec.recommenders.base import Batch, Recommender, read_json, write_json
 
 MINIMUM_VALIDATION_ROWS = 10
+LOSSES = {"binary": F.binary_cross_entropy_with_logits, "rating": F.mse_loss}
+METRICS = {"binary": ("log_loss", "auc"), "rating": ("rmse",)}  # the first is the default of early stopping
 
 
 @dataclass
@@ -24,7 +26,8 @@ class FitResult:
     """What a fit did.
 
     Attributes:
-        history: per epoch: epoch, train_loss, and with validation validation_log_loss and validation_auc.
+        history: per epoch: epoch, train_loss, and with validation validation_log_loss and validation_auc, or
+            validation_rmse for ratings.
         best_epoch: the epoch (from 1) whose weights the model now has; the last one without validation.
         samples_per_second: training rows per second of wall time, validation left out.
     """
@@ -46,31 +49,36 @@ def fit(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-5,
     patience: int = 5,
-    metric: str = "log_loss",
+    metric: str | None = None,
     seed: int = 0,
     cpu_threads: int | None = 1,
 ) -> FitResult:
-    """Train `model` in place, on its own device, with Adam and binary cross-entropy.
+    """Train `model` in place, on its own device, with Adam and the loss of its objective.
 
     With `validation` (batch, labels, explanations or None), training stops when `metric` has not improved for
     `patience` epochs, and the weights of the best epoch are restored. A second call goes on from the weights that
     the first one left.
 
     Args:
-        batch, labels, explanations: N training rows; labels (N,) are 0 or 1; explanations (N, S, d) or None.
+        batch, labels, explanations: N training rows; labels (N,) are 0 or 1, or ratings scaled to [0, 1] where
+            `model.objective` is "rating"; explanations (N, S, d) or None.
         weight_decay: L2 penalty on all weights, as part of Adam's gradient.
-        metric: "log_loss" (lower is better) or "auc".
+        metric: "log_loss" (lower is better) or "auc" for labels, "rmse" for ratings; None = the first of them.
         seed: of shuffling and dropout; the global random state is left as it was.
         cpu_threads: torch's threads while fitting. Batches are so small that a second thread costs more than it
             gives, and ten times more on a busy machine. None keeps torch's setting.
 
     Raises:
-        ValueError: labels of one class only or not 0/1, shapes that do not fit, fewer than 10 validation rows.
+        ValueError: labels of one class only or not 0/1, ratings that are all equal or outside of [0, 1], shapes
+            that do not fit, fewer than 10 validation rows.
     """
-    check_labels(labels, len(batch["user"]), "training")
+    check_targets = check_labels if model.objective == "binary" else check_ratings
+    check_targets(labels, len(batch["user"]), "training")
     model.check(batch, explanations)
-    if metric not in ("log_loss", "auc"):
-        raise ValueError(f"metric is {metric!r}, expected 'log_loss' or 'auc'")
+    metrics = METRICS[model.objective]
+    metric = metric or metrics[0]
+    if metric not in metrics:
+        raise ValueError(f"metric is {metric!r}, expected one of {metrics} for the objective {model.objective!r}")
     if validation is not None:
         rows = len(validation[1])
         if rows < MINIMUM_VALIDATION_ROWS:
@@ -78,7 +86,7 @@ def fit(
                 f"validation has {rows} rows, fewer than {MINIMUM_VALIDATION_ROWS}: too few for early stopping; "
                 "give more rows or validation=None"
             )
-        check_labels(validation[1], len(validation[0]["user"]), "validation")
+        check_targets(validation[1], len(validation[0]["user"]), "validation")
     device = next(model.parameters()).device
     data = {key: values.to(device) for key, values in batch.items() if values.numel()}
     empty = {key: values.to(device) for key, values in batch.items() if not values.numel()}
@@ -103,10 +111,13 @@ def fit(
             result.best_epoch = epoch
             if validation is None:
                 continue
-            probabilities = model.predict(validation[0], validation[2])
-            record["validation_log_loss"] = log_loss(probabilities, validation[1])
-            record["validation_auc"] = float(roc_auc_score(validation[1].cpu(), probabilities.cpu()))
-            score = record["validation_auc"] if metric == "auc" else -record["validation_log_loss"]
+            predictions = model.predict(validation[0], validation[2])
+            if model.objective == "binary":
+                record["validation_log_loss"] = log_loss(predictions, validation[1])
+                record["validation_auc"] = float(roc_auc_score(validation[1].cpu(), predictions.cpu()))
+            else:
+                record["validation_rmse"] = float(F.mse_loss(predictions.double(), validation[1].double()).sqrt())
+            score = record[f"validation_{metric}"] * (1 if metric == "auc" else -1)
             if score > best_score:
                 best_score, best_epoch = score, epoch
                 best_weights = {name: values.clone() for name, values in model.state_dict().items()}
@@ -142,7 +153,7 @@ def train_epoch(model, optimizer, data: Batch, empty: Batch, batch_size: int) ->
         part = {key: values[index] for key, values in parts.items()}
         label, z = part.pop("label"), part.pop("explanations", None)
         part |= {key: values[: len(label)] for key, values in empty.items()}
-        loss = F.binary_cross_entropy_with_logits(model(part, z), label)
+        loss = LOSSES[model.objective](model(part, z), label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -162,6 +173,20 @@ def check_labels(labels: torch.Tensor, rows: int, name: str) -> None:
             f"all {rows} {name} labels are {sorted(values)}: with one class only, AUC is undefined and there is "
             "nothing to learn; check the label threshold and the split"
         )
+
+
+def check_ratings(ratings: torch.Tensor, rows: int, name: str) -> None:
+    if len(ratings) != rows:
+        raise ValueError(f"{name} ratings have {len(ratings)} rows, the batch has {rows}")
+    wrong = ~((ratings >= 0) & (ratings <= 1))  # NaN too
+    if wrong.any():
+        row = int(wrong.nonzero()[0])
+        raise ValueError(
+            f"{name} ratings must lie in [0, 1], but row {row} is {float(ratings[row]):g}; scale them, "
+            "(rating - lowest) / (highest - lowest)"
+        )
+    if name == "training" and len(ratings.unique()) < 2:
+        raise ValueError(f"all {rows} training ratings are equal: there is nothing to learn; check the rating column")
 
 
 def log_loss(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
@@ -193,7 +218,7 @@ class CrossFit:
     Attributes:
         models: one per fold; `models[f]` never saw a row of fold f.
         fold_of_group: group -> fold. A group that is not here was in no training fold.
-        predictions: (N,) out-of-fold probabilities of the training rows.
+        predictions: (N,) out-of-fold probabilities or ratings of the training rows.
         results: the fits.
     """
 
@@ -207,9 +232,9 @@ class CrossFit:
         return torch.tensor([self.fold_of_group.get(group, -1) for group in groups], dtype=torch.long)
 
     def predict(self, batch: Batch, groups: Sequence[str], explanations: torch.Tensor | None = None) -> torch.Tensor:
-        """(B,) probabilities, each from a model that was not trained on the row's group.
+        """(B,) probabilities or ratings, each from a model that was not trained on the row's group.
 
-        A row of a group outside of the training rows gets the mean of all models' probabilities.
+        A row of a group outside of the training rows gets the mean of all models' predictions.
         """
         folds = self.folds(groups)
         if len(folds) != len(batch["user"]):

@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 import torch
 
-from rlrec.recommenders import DeepFM, Vocabulary, fit
+from rlrec.recommenders import NCF, DeepFM, SelfAttentiveGRU, Vocabulary, fit
 
 SLOTS, DIM = 2, 6
 
@@ -16,7 +16,20 @@ def build_deepfm(sizes: dict[str, int]) -> DeepFM:
     return DeepFM(**sizes, embedding_dim=4, hidden_dims=(8, 8), explanation_slots=SLOTS, explanation_dim=DIM)
 
 
-RECOMMENDERS = [pytest.param(build_deepfm, id="deepfm")]
+def builder(model_class, **arguments):
+    def build(sizes: dict[str, int]):
+        torch.manual_seed(0)
+        return model_class(**sizes, explanation_slots=SLOTS, explanation_dim=DIM, **arguments)
+
+    return build
+
+
+RECOMMENDERS = [
+    pytest.param(build_deepfm, id="deepfm"),
+    pytest.param(builder(SelfAttentiveGRU), id="self_attentive_gru"),
+    pytest.param(builder(SelfAttentiveGRU, objective="rating"), id="self_attentive_gru_rating"),
+    pytest.param(builder(NCF), id="ncf"),
+]
 pytestmark = pytest.mark.parametrize("build", RECOMMENDERS)
 
 
@@ -29,6 +42,7 @@ def make_samples(rows: int = 64) -> pl.DataFrame:
             "categories": [[["Drama"], ["Drama", "Comedy"], []][n % 3] for n in numbers],
             "like_rate": [n % 11 / 10 for n in numbers],
             "item_mean": [n % 4 / 3 for n in numbers],
+            "history": [[f"item {m % 6}" for m in range(n, n + n % 4)] for n in numbers],  # item 5 is nobody's target
             "label": [int(n % 5 < 2) for n in numbers],
         },
         schema_overrides={"categories": pl.List(pl.String)},
@@ -42,7 +56,7 @@ def samples() -> pl.DataFrame:
 
 @pytest.fixture
 def vocabulary(samples) -> Vocabulary:
-    return Vocabulary.from_samples(samples, dense_features=("like_rate", "item_mean"))
+    return Vocabulary.from_samples(samples, dense_features=("like_rate", "item_mean"), use_history=True)
 
 
 @pytest.fixture
@@ -78,14 +92,15 @@ def test_no_explanation_equals_zeros_exactly_before_and_after_training(build, vo
     assert not torch.equal(model(batch), model(batch, explanations))
 
 
-def test_predict_gives_probabilities_without_touching_mode_or_gradients(build, vocabulary, batch, explanations):
+def test_predict_applies_the_objective_without_touching_mode_or_gradients(build, vocabulary, batch, explanations):
     model = build(vocabulary.sizes()).train()
-    probabilities = model.predict(batch, explanations)
+    predictions = model.predict(batch, explanations)
     assert model.training
-    assert not probabilities.requires_grad
-    assert ((probabilities > 0) & (probabilities < 1)).all()
-    torch.testing.assert_close(probabilities, torch.sigmoid(model.eval()(batch, explanations)).detach())
-    torch.testing.assert_close(model.predict(batch, explanations, batch_size=5), probabilities)
+    assert not predictions.requires_grad
+    outputs = model.eval()(batch, explanations).detach()
+    expected = outputs if model.objective == "rating" else 1 / (1 + torch.exp(-outputs))
+    torch.testing.assert_close(predictions, expected)
+    torch.testing.assert_close(model.predict(batch, explanations, batch_size=5), predictions)
 
 
 def test_predict_takes_half_precision_explanations(build, vocabulary, batch, explanations):
@@ -150,8 +165,8 @@ def test_equal_seeds_give_equal_models_and_leave_the_global_random_state(
 
 
 def test_one_user_and_one_item(build):
-    samples = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["i"] * 4, "label": [0, 1, 1, 1]})
-    vocabulary = Vocabulary.from_samples(samples)
+    samples = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["i"] * 4, "history": [[]] * 4, "label": [0, 1, 1, 1]})
+    vocabulary = Vocabulary.from_samples(samples, use_history=True)
     model = build(vocabulary.sizes())
     batch = vocabulary.encode(samples)
     fit(model, batch, samples["label"].to_torch(), epochs=300, learning_rate=1e-2)
@@ -173,12 +188,14 @@ def test_unknown_ids_categories_and_missing_features_are_predicted(build, vocabu
             "categories": [["Western"], None],
             "like_rate": [None, float("nan")],
             "item_mean": [None, None],
+            "history": [["new", None], None],
         },
         schema_overrides={"item_mean": pl.Float64},
     )
     batch = vocabulary.encode(stranger)
     assert batch["user"].tolist() == [0, 0]
     assert batch["categories"].tolist() == [[0], [0]]
+    assert batch["history"].tolist() == [[0, 0], [0, 0]]
     assert batch["features"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert torch.isfinite(model.predict(batch)).all()
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from sklearn.metrics import roc_auc_score
 
-from rlrec.recommenders import CrossFit, DeepFM, cross_fit, fit
+from rlrec.recommenders import NCF, CrossFit, DeepFM, cross_fit, fit
 from rlrec.recommenders.fitting import assign_folds, log_loss
 
 
@@ -98,6 +98,65 @@ def test_bad_arguments_are_refused(by_item):
         fit(build(), batch, labels, metric="f1")
     with pytest.raises(ValueError, match="expected \\(rows, slots, d\\)"):
         fit(build(), batch, labels, torch.zeros(400, 1, 5))
+
+
+def build_rating() -> NCF:
+    return NCF(21, 11, objective="rating", id_dropout=0.0)
+
+
+def test_ratings_are_fitted_by_squared_error(by_item):
+    """Odd items are rated .25 and .75 in turn, even ones 1: the best prediction is .5 for odd and 1 for even."""
+    batch, even = by_item
+    halves = torch.arange(400) % 2 * 0.5 + 0.25
+    ratings = torch.where(even.bool(), torch.ones(400), halves)
+    torch.manual_seed(0)
+    model = build_rating()
+    arguments = {"epochs": 30, "batch_size": 32, "learning_rate": 1e-2, "weight_decay": 1e-3}
+    result = fit(model, batch, ratings, validation=(batch, ratings, None), **arguments)
+    predictions = model.predict(batch)
+    best = result.history[result.best_epoch - 1]
+    assert set(best) == {"epoch", "train_loss", "validation_rmse"}
+    assert best["validation_rmse"] == min(record["validation_rmse"] for record in result.history)
+    assert best["validation_rmse"] == pytest.approx(float((predictions - ratings).square().mean().sqrt()), rel=1e-5)
+    assert float(predictions[even == 1].mean()) == pytest.approx(1.0, abs=0.05)
+    assert float(predictions[even == 0].mean()) == pytest.approx(0.5, abs=0.05)
+
+
+def test_one_step_of_squared_error_by_hand(by_item):
+    """Before the first step, the training loss is the mean squared error of the untrained model."""
+    batch, even = by_item
+    torch.manual_seed(0)
+    model = build_rating()
+    expected = float((model.predict(batch) - even).square().mean())
+    result = fit(model, batch, even, epochs=1, batch_size=400)
+    assert result.history[0]["train_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_fitted_ratings(by_item, tmp_path):
+    batch, even = by_item
+    ratings = 0.25 + 0.5 * even
+    groups = [str(row) for row in range(400)]
+    arguments = {"epochs": 30, "batch_size": 32, "learning_rate": 1e-2}
+    crossed = cross_fit(build_rating, batch, ratings, groups=groups, folds=2, **arguments)
+    torch.testing.assert_close(crossed.predictions, ratings, atol=0.1, rtol=0)
+    crossed.save_pretrained(tmp_path)
+    assert torch.equal(CrossFit.from_pretrained(tmp_path, NCF).predict(batch, groups), crossed.predictions)
+
+
+def test_bad_ratings_are_refused(by_item):
+    batch, even = by_item
+    with pytest.raises(ValueError, match=r"training ratings must lie in \[0, 1\], but row 0 is [45]; scale them"):
+        fit(build_rating(), batch, even + 4)
+    broken = even.float()
+    broken[7] = float("nan")
+    with pytest.raises(ValueError, match=r"validation ratings must lie in \[0, 1\], but row 7 is nan"):
+        fit(build_rating(), batch, even, validation=(batch, broken, None))
+    with pytest.raises(ValueError, match="all 400 training ratings are equal"):
+        fit(build_rating(), batch, torch.ones(400))
+    with pytest.raises(ValueError, match="ratings have 3 rows, the batch has 400"):
+        fit(build_rating(), batch, even[:3])
+    with pytest.raises(ValueError, match=r"metric is 'auc', expected one of \('rmse',\) for the objective 'rating'"):
+        fit(build_rating(), batch, even, metric="auc")
 
 
 def test_folds_are_balanced_and_whole():

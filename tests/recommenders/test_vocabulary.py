@@ -1,3 +1,5 @@
+import json
+
 import polars as pl
 import pytest
 import torch
@@ -48,6 +50,34 @@ def test_categories_and_features_are_optional(samples):
         batch = vocabulary.encode(samples.select("user_id", "item_id"))
         assert batch["categories"].shape == (3, 0)
         assert batch["features"].shape == (3, 0)
+
+
+def test_histories_are_padded_and_their_items_known(samples):
+    rows = samples.with_columns(history=pl.Series([["z", "x"], [], ["y", "new", "x"]]))
+    vocabulary = Vocabulary.from_samples(rows[:2], use_history=True)  # items x, z
+    assert vocabulary.sizes()["num_items"] == 3
+    assert vocabulary.encode(rows)["history"].tolist() == [[2, 1, 0], [0, 0, 0], [0, 0, 1]]
+    assert "history" not in Vocabulary.from_samples(rows).encode(rows)
+    with pytest.raises(ValueError, match=r"no column \['history'\]"):
+        vocabulary.encode(samples)
+    with pytest.raises(ValueError, match=r"no column \['history'\]"):
+        Vocabulary.from_samples(samples, use_history=True)
+
+
+def test_only_empty_histories(samples):
+    rows = samples.with_columns(history=pl.Series([[], None, []]))
+    vocabulary = Vocabulary.from_samples(rows, use_history=True)
+    assert vocabulary.items == ["x", "y"]
+    assert vocabulary.encode(rows)["history"].tolist() == [[0], [0], [0]]
+
+
+def test_a_vocabulary_saved_before_histories_were_known(samples, tmp_path):
+    vocabulary = Vocabulary.from_samples(samples)
+    vocabulary.save(tmp_path)
+    content = json.loads((tmp_path / "vocabulary.json").read_text())
+    assert content.pop("history") is False
+    (tmp_path / "vocabulary.json").write_text(json.dumps(content))
+    assert Vocabulary.load(tmp_path) == vocabulary
 
 
 def test_constant_feature_and_numeric_ids(samples):
