@@ -98,7 +98,7 @@ def dtw_pairs(
     """DTW distances (P,) of the pairs (left[p], right[p]) of N histories; `threads`: all cores unless given.
 
     >>> dtw_pairs([[0, 1], [0, 10], [5, 5, 5]], [0, 0, 1], [1, 2, 2]).tolist()
-    [9.0, 14.0, 15.0]
+    [9.0, 13.0, 15.0]
     """
     packed = pack_histories(histories, z_normalise)
     left, right = (np.ascontiguousarray(index, dtype=np.int64) for index in (left, right))
@@ -220,7 +220,7 @@ def top_neighbours(
     )
     count = len(items)
     possible = count - (np.bincount(items, minlength=len(units))[items] if skip_same_item else np.ones(count, int))
-    if k < 1 or (possible < k).any():
+    if k < 1 or count == 0 or (possible < k).any():
         row = int(possible.argmin()) if count else 0
         available = int(possible[row]) if count else 0
         raise ValueError(f"k is {k}, but sample {row} has {available} possible neighbours; k must be from 1 to that.")
