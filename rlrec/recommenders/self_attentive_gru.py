@@ -18,7 +18,7 @@ Departures, and rulings where the paper is silent:
 4. The context token, which appendix A.2 names and does not define, is a linear map of the dense features plus the mean
    vector of the item's categories.
 5. Tables start with deviation 0.1; the paper says "initialized". The MLP has ReLU between its layers.
-6. Eq. 12 and 13 are printed with a minus sign before a sum to be minimised; eq. 12's is dropped.
+6. Eq. 12 is printed with a minus sign before a sum of squares that is to be minimised; it is dropped.
 7. Ablation 1 ("free learnable parameters of the same dimension") has one free token per explanation slot, the same for
    all rows: the input layer keeps its size and the tokens carry nothing about the row.
 """
