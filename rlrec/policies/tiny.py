@@ -1,7 +1,7 @@
 """The embedded policy: a word-level tokenizer and a small Llama, trained on the spot, so that everything runs offline.
 
 It is bootstrapped on label-blind templates: it learns to write well-formed explanations whose citations are true, and
-to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start at AUC 0.5; what is
+to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start near AUC 0.5; what is
 predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
 
     This CATEGORY DOMAIN is (beloved|popular|mixed|lukewarm) and they (liked|disliked) "TITLE",
@@ -314,7 +314,8 @@ def bootstrap(
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, domain, rng)
     total = config.warmup_steps + config.template_steps
     with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
-        copying, judging = _Recent("copy titles", "warmup_steps"), _Recent("answer its CTR prompt", "template_steps")
+        copying = _Recent("copy titles", "warmup_steps (--warmup_steps_copy)")
+        judging = _Recent("answer its CTR prompt", "template_steps")
         for step in range(config.warmup_steps):
             loss = _generation_loss(model, *data.copying(config.batch_size), data.first_title)
             _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
