@@ -241,7 +241,7 @@ class _Recent:
         return len(self.losses) == LEARNED_OVER and float(np.mean(self.losses)) < LEARNED_LOSS
 
     def warn_unless_learned(self) -> None:
-        if not self.learned():
+        if self.losses and not self.learned():  # no losses: the part was left out
             warnings.warn(
                 f"The embedded policy has not learned to {self.ability}: the last batches' mean loss is "
                 f"{np.mean(self.losses):.3f}, not below {LEARNED_LOSS}; raise {self.setting} or take another seed.",
@@ -321,7 +321,7 @@ def bootstrap(
             _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
             if copying.learned(loss):
                 break
-        bar.total = step + 1 + config.template_steps
+        bar.total = bar.n + config.template_steps
         for step in range(config.template_steps):
             loss = _generation_loss(model, *data.explaining(config.batch_size), data.first_title)
             encoded, answers = data.judging(config.batch_size // 2)
