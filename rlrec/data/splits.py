@@ -13,16 +13,39 @@ Departures:
 3. Where a user rated an item several times (Amazon's reviews), the first time alone counts: otherwise a target, and
    its label, could stand in its own history.
 4. `like_rate` and `item_mean` are added to every sample: the two trivial heuristics that every table prints.
+
+RecPIE, section 5.1 (SPEC section 2): an 80/20 split "at the user-temporal level", read as: the last fifth of each
+user's interactions is tested, and everything before it is trained. Every interaction is a sample, with what the same
+user rated before as its history.
+
+Rulings and departures, beside 3 and 4 above:
+
+5. The paper names no validation data: the last tenth of each user's training part is held out for it.
+6. The paper's errors are only possible on scaled ratings: `target` is the rating scaled to [0, 1].
+7. Datasets without timestamps (TripAdvisor) take the order of the rows as time; so do ties.
+8. Table 6 keeps 12, 25 or 50 % of the training data, sampled at random, and "the same test set". What is sampled here
+   are the samples, over all users and so not evenly for each, of the training split and of the validation split (which
+   is the paper's training data too). A smaller share is part of a larger one. Test samples stay as they are, with
+   their histories; so a rating that is dropped as a target may still stand in a later history. It does not enter
+   `item_mean`, `item_rating_mean`, `user_mean` or any prior.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 SPLITS = ("train", "validation", "test")
 # Crowd words, from the lowest quarter of `item_mean` over the training samples to the highest.
 CROWD_WORDS = ("lukewarm", "mixed", "popular", "beloved")
+HISTORY_COLUMNS = {
+    "item_id": "history",
+    "label": "history_labels",
+    "rating": "history_ratings",
+    "title": "history_titles",
+    "categories": "history_categories",
+}
 
 
 def label_expression(threshold: float, label_rule: str = "gt") -> pl.Expr:
@@ -80,11 +103,8 @@ def expctr_samples(
         frame = frame.sort("user_id", "order").drop("order")
     else:
         frame = frame.sort("user_id", "timestamp", "item_id")
-    frame = frame.unique(["user_id", "item_id"], keep="first", maintain_order=True)
-    position = pl.int_range(pl.len()).over("user_id")
-    frame = frame.with_columns(position=position)
-
-    candidates = frame.with_row_index("row").filter(pl.col("position") >= min_history)
+    frame = _first_interactions(frame)
+    candidates = frame.filter(pl.col("position") >= min_history)
     users = candidates["user_id"].unique().sort()
     _check_size(len(users), fractions)
     users = users.gather(rng.permutation(len(users)))
@@ -99,10 +119,142 @@ def expctr_samples(
 
     split_of_user = _split_users(targets, users, fractions)
     samples = targets.join(split_of_user, on="user_id").sort("row")
-    _check_labels(samples, f"rating {'>' if label_rule == 'gt' else '>='} {threshold:g}", fractions)
-    samples = _with_history(samples, frame, items, history_length)
-    training_users = split_of_user.filter(pl.col("split") == "train").select("user_id")
-    return _with_heuristics(samples, frame.join(training_users, on="user_id", how="semi"), prior_strength)
+    _check_labels(samples, _rule(threshold, label_rule), fractions)
+    samples = _with_history(samples, frame, items, history_length, ("item_id", "label", "title", "categories"))
+    training = frame.join(split_of_user.filter(pl.col("split") == "train"), on="user_id", how="semi")
+    samples = samples.with_columns(item_mean=_item_mean(samples, training, "label", prior_strength))
+    return _with_rates(samples, training).drop("row", "position", "draw")
+
+
+def recpie_samples(
+    interactions: pl.DataFrame,
+    items: pl.DataFrame,
+    *,
+    rating_scale: tuple[float, float],
+    threshold: float = 4.0,
+    label_rule: str = "ge",
+    test_fraction: float = 0.2,
+    validation_fraction: float = 0.1,
+    history_length: int = 10,
+    min_history: int = 0,
+    num_samples: int | None = None,
+    training_fraction: float = 1.0,
+    prior_strength: float = 5.0,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """RecPIE's samples: every interaction, split within each user by time (section 5.1).
+
+    Of a user's n interactions the last round(0.2 n) are tested, and of the m before these the last round(0.1 m) are
+    validation, halves rounded up; one is trained in any case. So a user is tested from 3 interactions on, and has
+    validation from 6 on.
+
+    Args:
+        interactions: user_id, item_id, rating, timestamp (null allowed), and optionally review and reasons.
+        items: item_id, title, categories.
+        rating_scale: smallest and largest possible rating (`metadata["rating_scale"]`); `target` is 0 and 1 there.
+        threshold, label_rule: the binary label, for AUC (SPEC: rating >= 4; the paper names no rule).
+        test_fraction: share of each user's interactions (paper: 0.2).
+        validation_fraction: share of each user's training part (departure 5).
+        history_length: at most this many interactions before the target (ExpCTR's 10; RecPIE names no number).
+        min_history: only interactions with at least so many before them are samples; all count as training ratings.
+        num_samples: draw so many samples at random from all splits together; `None`: all.
+        training_fraction: share of the training and validation samples to keep (Table 6, departure 8).
+        prior_strength: pseudo-ratings that pull item and user means to the mean of the training ratings.
+        seed: draws `num_samples` and `training_fraction`; without these two nothing is random.
+
+    Returns:
+        One row per sample, by user and time, with the columns of `expctr_samples` and: target (rating scaled to
+        [0, 1]), history_ratings (in stars), user_mean (mean target of the user's earlier training interactions) and
+        item_rating_mean (item_mean of the target). Item means leave the sample's own row out. The mean of all training
+        ratings, to which all are drawn, does not: taken without the own row, it would differ between liked and
+        disliked rows, and so give the label away wherever nothing else is known.
+
+    Raises:
+        ValueError: a fraction, rating or the scale is out of bounds, a split is empty, or all its labels are equal.
+    """
+    low, high = rating_scale
+    if not (0 < test_fraction < 1 and 0 <= validation_fraction < 1 and 0 < training_fraction <= 1):
+        raise ValueError(
+            f"test_fraction is {test_fraction}, validation_fraction {validation_fraction} and training_fraction "
+            f"{training_fraction}, but must be in (0, 1), [0, 1) and (0, 1]."
+        )
+    outside = interactions["rating"].filter(~interactions["rating"].is_between(low, high))
+    if len(outside) or low >= high:
+        such = f", and {len(outside)} ratings, such as {outside[0]:g}, are outside" if len(outside) else ""
+        raise ValueError(f"rating_scale is {low:g} to {high:g}{such}; give the smallest and the largest rating.")
+    target = ((pl.col("rating") - low) / (high - low)).alias("target")
+    frame = interactions.with_columns(label_expression(threshold, label_rule), target)
+    frame = _first_interactions(frame.sort("user_id", "timestamp", maintain_order=True))
+    frame = frame.with_columns(split=_user_temporal_split(test_fraction, validation_fraction))
+
+    # Both draws are made for every row, so that neither option changes what the other one draws.
+    rng = np.random.default_rng(seed)
+    drawn, thinned = rng.random(len(frame)), rng.random(len(frame))
+    is_sample = frame["position"].to_numpy() >= min_history
+    if num_samples is not None:
+        is_sample &= _lowest(drawn, is_sample, num_samples)
+    is_kept, split = np.ones(len(frame), dtype=bool), frame["split"].to_numpy()
+    for name in ("train", "validation"):
+        in_split = split == name
+        is_kept &= ~in_split | _lowest(thinned, in_split, round(training_fraction * in_split.sum()))
+    frame = frame.with_columns(is_training=pl.Series(is_kept & (split == "train")))
+    training = frame.filter("is_training")
+    frame = frame.with_columns(user_mean=_earlier_mean("target", training["target"].mean(), prior_strength))
+
+    samples = frame.filter(pl.Series(is_sample & is_kept))
+    _check_labels(samples, _rule(threshold, label_rule), (1.0, 0.0, test_fraction))
+    if validation_fraction > 0 and "validation" not in samples["split"]:
+        raise ValueError(
+            f"The validation split has none of {len(samples)} samples: no user has enough interactions; use a larger "
+            "validation_fraction, more samples, or a dataset's k-core."
+        )
+    columns = ("item_id", "label", "rating", "title", "categories")
+    samples = _with_history(samples, frame, items, history_length, columns)
+    samples = samples.with_columns(
+        item_mean=_item_mean(samples, training, "label", prior_strength),
+        item_rating_mean=_item_mean(samples, training, "target", prior_strength),
+    )
+    return _with_rates(samples, training).drop("row", "position", "is_training")
+
+
+def _rule(threshold: float, label_rule: str) -> str:
+    return f"rating {'>' if label_rule == 'gt' else '>='} {threshold:g}"
+
+
+def _first_interactions(frame: pl.DataFrame) -> pl.DataFrame:
+    """Each user's first interaction with each item of an ordered frame, with its row and its position in the user."""
+    frame = frame.unique(["user_id", "item_id"], keep="first", maintain_order=True)
+    return frame.with_columns(position=pl.int_range(pl.len()).over("user_id")).with_row_index("row")
+
+
+def _user_temporal_split(test_fraction: float, validation_fraction: float) -> pl.Expr:
+    """The split of rows that are ordered by user and `position`; halves are rounded up, and one row is trained."""
+
+    def last(fraction: float, count: pl.Expr) -> pl.Expr:
+        # 1e-9: 0.3 * 5 must be rounded as 1.5, not as 1.4999.
+        return pl.min_horizontal((count * fraction + 0.5 + 1e-9).floor().cast(pl.Int64), count - 1)
+
+    count = pl.len().cast(pl.Int64).over("user_id")
+    before_test = count - last(test_fraction, count)
+    train = before_test - last(validation_fraction, before_test)
+    position = pl.col("position")
+    return (
+        pl.when(position < train)
+        .then(pl.lit("train"))
+        .when(position < before_test)
+        .then(pl.lit("validation"))
+        .otherwise(pl.lit("test"))
+    )
+
+
+def _lowest(draws: np.ndarray, among: np.ndarray, count: int) -> np.ndarray:
+    """(N,) bool: the `count` rows with the lowest draws among those marked; all of these if they are fewer."""
+    chosen = np.flatnonzero(among)
+    if count < len(chosen):
+        chosen = chosen[np.argsort(draws[chosen], kind="stable")[:count]]
+    result = np.zeros(len(draws), dtype=bool)
+    result[chosen] = True
+    return result
 
 
 def _check_size(num_users: int, fractions: Sequence[float]) -> None:
@@ -141,47 +293,54 @@ def _split_users(targets: pl.DataFrame, users: pl.Series, fractions: Sequence[fl
     return counts.select("user_id", split=pl.Series(names))
 
 
-def _with_history(samples: pl.DataFrame, frame: pl.DataFrame, items: pl.DataFrame, length: int) -> pl.DataFrame:
-    described = frame.select("user_id", "item_id", "label", "position").join(
-        items.select("item_id", "title", "categories"), on="item_id", how="left"
-    )
-    per_user = (
-        described.join(samples.select("user_id").unique(), on="user_id", how="semi")
-        .sort("user_id", "position")
-        .group_by("user_id", maintain_order=True)
-        .agg(
-            pl.col("item_id").alias("history"),
-            pl.col("label").alias("history_labels"),
-            pl.col("title").alias("history_titles"),
-            pl.col("categories").alias("history_categories"),
-        )
-    )
-    columns = ["history", "history_labels", "history_titles", "history_categories"]
-    start = (pl.col("position").cast(pl.Int64) - length).clip(lower_bound=0)
-    samples = samples.join(per_user, on="user_id", maintain_order="left")
-    samples = samples.with_columns(pl.col(c).list.slice(start, pl.col("position") - start) for c in columns)
-    samples = samples.join(
-        items.select("item_id", "title", "categories"), on="item_id", how="left", maintain_order="left"
-    )
-    return samples.drop("row", "draw", "position")
+def _with_history(
+    samples: pl.DataFrame, frame: pl.DataFrame, items: pl.DataFrame, length: int, columns: Sequence[str]
+) -> pl.DataFrame:
+    """Add title and categories, and of each of `columns` its values in the (at most) `length` rows of `frame` before.
+
+    `frame` is ordered by user and `position`, and `row` is the number of a row in it, so that a history is a slice.
+    """
+    about = items.select("item_id", "title", "categories")
+    frame = frame.join(about, on="item_id", how="left", maintain_order="left")
+    samples = samples.join(about, on="item_id", how="left", maintain_order="left")
+    lengths = np.minimum(samples["position"].to_numpy(), length)
+    ends = np.cumsum(lengths)
+    # Row numbers of all histories, one after the other: each counts up to the row before its sample.
+    rows = np.arange(lengths.sum()) + np.repeat(samples["row"].to_numpy() - ends, lengths)
+    offsets = pa.array(np.concatenate([[0], ends]))
+    histories = {}
+    for column in columns:
+        values = frame[column].gather(rows).rechunk().to_arrow()
+        histories[HISTORY_COLUMNS[column]] = pl.Series(pa.LargeListArray.from_arrays(offsets, values))
+    return samples.with_columns(**histories)
 
 
-def _with_heuristics(samples: pl.DataFrame, training: pl.DataFrame, prior_strength: float) -> pl.DataFrame:
-    prior = training["label"].mean()
-    likes = training.group_by("item_id").agg(pl.col("label").sum().alias("likes"), pl.len().alias("ratings"))
-    own = training.group_by("user_id", "item_id").agg(
-        pl.col("label").sum().alias("own_likes"), pl.len().alias("own_ratings")
-    )
-    samples = samples.join(likes, on="item_id", how="left", maintain_order="left")
-    samples = samples.join(own, on=["user_id", "item_id"], how="left", maintain_order="left")
-    counts = ["likes", "ratings", "own_likes", "own_ratings"]
-    samples = samples.with_columns(pl.col(counts).fill_null(0).cast(pl.Float64))
-    likes_without_own = pl.col("likes") - pl.col("own_likes") + prior * prior_strength
-    samples = samples.with_columns(
-        like_rate=pl.col("history_labels").list.mean().fill_null(prior),
-        item_mean=likes_without_own / (pl.col("ratings") - pl.col("own_ratings") + prior_strength),
-    ).drop(counts)
+def _item_mean(samples: pl.DataFrame, training: pl.DataFrame, column: str, prior_strength: float) -> pl.Series:
+    """Mean of a column over the item's training rows, without the sample's own row, smoothed to the mean of all."""
+    prior = training[column].mean()
+    sums = training.group_by("item_id").agg(pl.col(column).sum().alias("sum"), pl.len().alias("count"))
+    of_item = samples.select("item_id").join(sums, on="item_id", how="left", maintain_order="left")
+    own = samples["split"] == "train"
+    total = of_item["sum"].fill_null(0) - own.cast(pl.Int64) * samples[column]
+    count = of_item["count"].cast(pl.Int64).fill_null(0) - own.cast(pl.Int64)
+    return (total + prior * prior_strength) / (count + prior_strength)
+
+
+def _earlier_mean(column: str, prior: float, prior_strength: float) -> pl.Expr:
+    """Mean of a column over the same user's training rows further up, smoothed to the prior."""
+    training = pl.col("is_training")
+    total = (pl.col(column) * training).cum_sum().shift(1, fill_value=0).over("user_id")
+    count = training.cum_sum().shift(1, fill_value=0).over("user_id")
+    return (total + prior * prior_strength) / (count + prior_strength)
+
+
+def _with_rates(samples: pl.DataFrame, training: pl.DataFrame) -> pl.DataFrame:
+    """Add like_rate and crowd."""
     train_means = samples.filter(pl.col("split") == "train")["item_mean"]
     edges = np.quantile(train_means.to_numpy(), [0.25, 0.5, 0.75])
-    words = [CROWD_WORDS[i] for i in np.searchsorted(edges, samples["item_mean"].to_numpy(), side="right")]
-    return samples.with_columns(crowd=pl.Series(words), label=pl.col("label").cast(pl.Int64))
+    crowd = np.array(CROWD_WORDS)[np.searchsorted(edges, samples["item_mean"].to_numpy(), side="right")]
+    return samples.with_columns(
+        like_rate=pl.col("history_labels").list.mean().fill_null(training["label"].mean()),
+        crowd=pl.Series(crowd),
+        label=pl.col("label").cast(pl.Int64),
+    )
