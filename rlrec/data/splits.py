@@ -193,11 +193,11 @@ def recpie_samples(
     is_sample = frame["position"].to_numpy() >= min_history
     if num_samples is not None:
         is_sample &= _lowest(drawn, is_sample, num_samples)
-    is_kept, split = np.ones(len(frame), dtype=bool), frame["split"].to_numpy()
+    is_kept = np.ones(len(frame), dtype=bool)
     for name in ("train", "validation"):
-        in_split = split == name
+        in_split = (frame["split"] == name).to_numpy()
         is_kept &= ~in_split | _lowest(thinned, in_split, round(training_fraction * in_split.sum()))
-    frame = frame.with_columns(is_training=pl.Series(is_kept & (split == "train")))
+    frame = frame.with_columns(is_training=pl.Series(is_kept) & (frame["split"] == "train"))
     training = frame.filter("is_training")
     frame = frame.with_columns(user_mean=_earlier_mean("target", training["target"].mean(), prior_strength))
 
@@ -267,6 +267,8 @@ def _check_size(num_users: int, fractions: Sequence[float]) -> None:
 
 
 def _check_labels(samples: pl.DataFrame, rule: str, fractions: Sequence[float]) -> None:
+    if samples.is_empty():
+        raise ValueError("No interaction has enough others before it to be a sample; use a smaller --min_history.")
     if samples["label"].n_unique() < 2:
         raise ValueError(
             f"All {len(samples)} samples have the label {samples['label'][0]} (rule: {rule}); "
@@ -301,17 +303,19 @@ def _with_history(
     `frame` is ordered by user and `position`, and `row` is the number of a row in it, so that a history is a slice.
     """
     about = items.select("item_id", "title", "categories")
-    frame = frame.join(about, on="item_id", how="left", maintain_order="left")
-    samples = samples.join(about, on="item_id", how="left", maintain_order="left")
     lengths = np.minimum(samples["position"].to_numpy(), length)
     ends = np.cumsum(lengths)
     # Row numbers of all histories, one after the other: each counts up to the row before its sample.
     rows = np.arange(lengths.sum()) + np.repeat(samples["row"].to_numpy() - ends, lengths)
+    item = frame.select("item_id").join(about.with_row_index("item"), on="item_id", how="left", maintain_order="left")
+    items_in_rows = item["item"].gather(rows)
     offsets = pa.array(np.concatenate([[0], ends]))
     histories = {}
     for column in columns:
-        values = frame[column].gather(rows).rechunk().to_arrow()
+        values = frame[column].gather(rows) if column in frame.columns else about[column].gather(items_in_rows)
+        values = values.rechunk().to_arrow(compat_level=pl.CompatLevel.newest())  # strings are not copied
         histories[HISTORY_COLUMNS[column]] = pl.Series(pa.LargeListArray.from_arrays(offsets, values))
+    samples = samples.join(about, on="item_id", how="left", maintain_order="left")
     return samples.with_columns(**histories)
 
 
