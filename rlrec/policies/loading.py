@@ -7,7 +7,7 @@ from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from rlrec.policies.tiny import TinyConfig, load_tiny
+from rlrec.policies.tiny import Grammar, TinyConfig, load_tiny
 
 
 class Policies:
@@ -40,14 +40,14 @@ def embedded_policies(
     catalogue: Sequence[tuple],
     generation: Callable[[Mapping], str],
     ctr: Callable[[str], str],
-    domain: str,
+    grammar: Grammar,
     config: TinyConfig,
     lora: LoraConfig,
 ) -> Policies:
     """The embedded policy (see `rlrec.policies.tiny.load_tiny`); one rank bootstraps, the others wait."""
 
     def load(progress: bool = False):
-        return load_tiny(rows, catalogue, generation, ctr, domain, config, progress=progress)
+        return load_tiny(rows, catalogue, generation, ctr, grammar, config, progress=progress)
 
     with PartialState().main_process_first():
         _, tokenizer = load(progress=PartialState().is_main_process)

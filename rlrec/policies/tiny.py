@@ -2,15 +2,9 @@
 
 It is bootstrapped on label-blind templates: it learns to write well-formed explanations whose citations are true, and
 to answer "Yes" or "No" to an explanation's verdict. It never sees a label, so its verdicts start near AUC 0.5; what is
-predictive afterwards is what reinforcement learning has put there. Every explanation has one grammar:
-
-    This CATEGORY DOMAIN is (beloved|popular|mixed|lukewarm) and they (liked|disliked) "TITLE",
-    so they will likely (like|dislike) it.
-
-The verdict follows the cited title; where no title of the history speaks for it, none is cited. So there is one choice
-to learn, which evidence to cite, and it comes after what it can be weighed against. Training has two parts: a copy
-warm-up on synthetic histories (without it only a quarter of the cited titles are real), then the templates; the target
-at a title is the set of all titles of the stated polarity, not the one that was drawn.
+predictive afterwards is what reinforcement learning has put there. `rlrec.policies.grammars` says what explanations
+look like. Training has two parts: a copy warm-up on synthetic histories (without it only a quarter of the cited titles
+are real), then the templates; the target at a title is the set of all titles that are as right there as the one drawn.
 
 Decoding can be restricted to titles of the prompt's history (`restrict_titles`): the mask is part of the model's own
 forward, so that sampling and log-probabilities agree.
@@ -36,9 +30,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, proce
 from tqdm.auto import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from rlrec.policies.grammars import POLARITY, ContrastiveGrammar, VerdictGrammar
+
+Grammar = VerdictGrammar | ContrastiveGrammar
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
-POLARITY = ("disliked", "liked")
-VERDICT = ("dislike", "like")
 RAMP_STEPS = 50
 LEARNED_LOSS, LEARNED_OVER = 0.04, 20  # copying and judging are learned when the last 20 batches' mean loss is below
 VERSION = 10  # part of the cache key: raise it when the bootstrap changes
@@ -131,33 +126,18 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
     )
 
 
-def draw_explanation(row: Mapping, domain: str, rng: np.random.Generator) -> tuple[str, int]:
-    """One label-blind explanation of `row` in the embedded grammar, and its verdict (0 or 1).
-
-    The verdict is drawn evenly, so that it tells nothing whatever the history; the category evenly from the target's;
-    the title evenly from those of the history that speak for the verdict. Without such a title none is cited.
-    """
-    categories, verdict = row["category_words"], int(rng.integers(2))
-    category = f"{categories[rng.integers(len(categories))]} " if categories else ""
-    evidence = f"This {category}{domain} is {row['crowd']}"
-    titles = [title for title, label in zip(row["history_titles"], row["history_labels"]) if label == verdict]
-    if titles:
-        evidence += f' and they {POLARITY[verdict]} "{titles[rng.integers(len(titles))]}"'
-    return f"{evidence}, so they will likely {VERDICT[verdict]} it.", verdict
-
-
 class _Bootstrap:
     """The training batches of the bootstrap: copy warm-up, explanations, and verdicts for the LC scorer."""
 
-    def __init__(self, tokenizer, rows, catalogue, generation, ctr, domain, rng):
+    def __init__(self, tokenizer, rows, catalogue, generation, ctr, grammar, rng):
         self.tokenizer, self.rows, self.catalogue, self.rng = tokenizer, rows, catalogue, rng
-        self.generation, self.ctr, self.domain = generation, ctr, domain
+        self.generation, self.ctr, self.grammar = generation, ctr, grammar
         self.answers = [tokenizer.convert_tokens_to_ids(a) for a in ("No", "Yes")]
         self.first_title = min(tokenizer.convert_tokens_to_ids(f'"{t}"') for t, *_ in catalogue)
 
     def synthetic_row(self) -> dict:
-        """A history of random titles with random polarities, and a random target."""
-        rng, length = self.rng, int(self.rng.integers(2, 11))
+        """A history of random titles with random polarities, a random target, and a random side."""
+        rng, sides, length = self.rng, self.grammar.sides, int(self.rng.integers(2, 11))
         drawn = [self.catalogue[i] for i in rng.integers(len(self.catalogue), size=length + 1)]
         return {
             "history_titles": [d[0] for d in drawn[:-1]],
@@ -167,19 +147,19 @@ class _Bootstrap:
             "categories": drawn[-1][1],
             "category_words": drawn[-1][2],
             "crowd": self.rows[rng.integers(len(self.rows))]["crowd"],
+            "side": sides[rng.integers(len(sides))] if len(sides) > 1 else sides[0],
         }
 
     def copying(self, size: int, citations: int = 6):
         """Prompts followed by several citations; only titles are targets."""
-        rows = [self.synthetic_row() for _ in range(size)]
-        texts, polarities = [], []
+        rows, texts, right = [self.synthetic_row() for _ in range(size)], [], []
         for row in rows:
             labels = np.asarray(row["history_labels"])
             drawn = labels[self.rng.integers(len(labels), size=citations)]
-            polarities.append(drawn)
-            titles = [row["history_titles"][self.rng.choice(np.flatnonzero(labels == p))] for p in drawn]
-            texts.append(" ".join(f'{POLARITY[p]} "{t}"' for p, t in zip(drawn, titles)))
-        return self._batch(rows, texts, titles_only=True)
+            titles = [[t for t, label in zip(row["history_titles"], labels) if label == p] for p in drawn]
+            texts.append(" ".join(f'{POLARITY[p]} "{self.rng.choice(t)}"' for p, t in zip(drawn, titles)))
+            right.append(titles)
+        return self._batch(rows, texts, right, titles_only=True)
 
     def explaining(self, size: int, synthetic: float = 0.5):
         """Prompts followed by a drawn explanation; all its tokens are targets."""
@@ -187,16 +167,20 @@ class _Bootstrap:
             self.synthetic_row() if self.rng.random() < synthetic else self.rows[self.rng.integers(len(self.rows))]
             for _ in range(size)
         ]
-        return self._batch(rows, [draw_explanation(row, self.domain, self.rng)[0] + " </s>" for row in rows])
+        drawn = [self.grammar.draw(row, self.rng) for row in rows]
+        return self._batch(rows, [f"{d.text} </s>" for d in drawn], [[d.titles] if d.titles else [] for d in drawn])
 
     def judging(self, size: int):
-        """Explanations followed by "Yes" or "No", whichever their verdict says."""
-        drawn = [draw_explanation(self.synthetic_row(), self.domain, self.rng) for _ in range(size)]
-        encoded = self.tokenizer([self.ctr(text) for text, _ in drawn], padding=True, return_tensors="pt")
-        return encoded, torch.tensor([self.answers[verdict] for _, verdict in drawn])
+        """Explanations followed by "Yes" or "No", whichever they deserve."""
+        drawn = [self.grammar.draw(self.synthetic_row(), self.rng) for _ in range(size)]
+        encoded = self.tokenizer([self.ctr(d.text) for d in drawn], padding=True, return_tensors="pt")
+        return encoded, torch.tensor([self.answers[d.answer] for d in drawn])
 
-    def _batch(self, rows, texts, titles_only: bool = False):
-        """Right-padded ids, (B, L-1) target mask, and for each title target the set of right titles (K, titles)."""
+    def _batch(self, rows, texts, titles, titles_only: bool = False):
+        """Right-padded ids, (B, L-1) target mask, and for each title target the set of right titles (K, titles).
+
+        `titles[i]` has one list of right titles for each title in `texts[i]`, in order.
+        """
         prompts = self.tokenizer([self.generation(row) for row in rows])["input_ids"]
         completions = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         length = max(len(p) + len(c) for p, c in zip(prompts, completions))
@@ -207,12 +191,10 @@ class _Bootstrap:
             target[i, len(p) : len(p) + len(c)] = True
         is_title = target & (ids >= self.first_title)
         right = torch.zeros(int(is_title.sum()), len(self.tokenizer) - self.first_title, dtype=torch.bool)
-        liked = self.tokenizer.convert_tokens_to_ids("liked")
-        for k, (i, t) in enumerate(is_title.nonzero().tolist()):
-            polarity = int(ids[i, t - 1] == liked)
-            row = rows[i]
-            titles = [f'"{x}"' for x, y in zip(row["history_titles"], row["history_labels"]) if y == polarity]
-            right[k, torch.tensor(self.tokenizer.convert_tokens_to_ids(titles)) - self.first_title] = True
+        for k, names in enumerate(names for row in titles for names in row):
+            right[
+                k, torch.tensor(self.tokenizer.convert_tokens_to_ids([f'"{n}"' for n in names])) - self.first_title
+            ] = True
         return ids, (is_title if titles_only else target), is_title, right
 
 
@@ -265,7 +247,7 @@ def bootstrap(
     catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     generation: Callable[[Mapping], str],
     ctr: Callable[[str], str],
-    domain: str,
+    grammar: Grammar,
     config: TinyConfig | None = None,
     progress: bool = True,
 ) -> tuple[TinyPolicy, PreTrainedTokenizerFast]:
@@ -277,19 +259,20 @@ def bootstrap(
         catalogue: (title, categories, category words) of every item that can be cited or explained.
         generation: row -> generation prompt.
         ctr: explanation -> CTR prompt.
-        domain: the word for an item ("film").
+        grammar: of the explanations.
         config: sizes and steps.
         progress: show a progress bar.
     """
     config = config or TinyConfig()
     rng = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
-    sample_texts = [generation(row) for row in rows] + [ctr(draw_explanation(row, domain, rng)[0]) for row in rows]
+    sample_texts = [generation(row) for row in rows] + [ctr(grammar.draw(row, rng).text) for row in rows]
     words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
-    grammar = [*POLARITY, *VERDICT, "Yes", "No", "This", "is", "and", "they", "so", "will", "likely", "it"]
-    tokenizer = build_tokenizer([c[0] for c in catalogue], [*grammar, domain, ",", ".", *words])
+    tokenizer = build_tokenizer(
+        [c[0] for c in catalogue], [*grammar.words, "Yes", "No", grammar.domain, ",", ".", *words]
+    )
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
     model = TinyPolicy(
         LlamaConfig(
@@ -311,7 +294,7 @@ def bootstrap(
     )
     torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, domain, rng)
+    data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, grammar, rng)
     total = config.warmup_steps + config.template_steps
     with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
         copying = _Recent("copy titles", "warmup_steps (--warmup_steps_copy)")
@@ -341,7 +324,7 @@ def load_tiny(
     catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     generation: Callable[[Mapping], str],
     ctr: Callable[[str], str],
-    domain: str,
+    grammar: Grammar,
     config: TinyConfig | None = None,
     cache_dir: str | os.PathLike | None = None,
     progress: bool = True,
@@ -353,12 +336,19 @@ def load_tiny(
     """
     config = config or TinyConfig()
     read = [[generation(row), row["crowd"], row["category_words"], row["history_labels"]] for row in rows]
-    content = [VERSION, asdict(config) | {"restrict_titles": None}, domain, list(map(list, catalogue)), read, ctr("")]
+    content = [
+        VERSION,
+        asdict(config) | {"restrict_titles": None},
+        repr(grammar),
+        list(map(list, catalogue)),
+        read,
+        ctr(""),
+    ]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     root = Path(cache_dir or os.environ.get("RLREC_CACHE_DIR") or Path.home() / ".cache" / "rlrec") / "tiny"
     folder = root / key
     if not folder.exists():
-        model, tokenizer = bootstrap(rows, catalogue, generation, ctr, domain, config, progress)
+        model, tokenizer = bootstrap(rows, catalogue, generation, ctr, grammar, config, progress)
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=root))
         model.save_pretrained(partial)
