@@ -9,6 +9,8 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlrec.policies.soft_prompt import soft_prompt_of
+
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
     """Token ids of each prompt; control-token spellings inside the text stay text.
@@ -35,6 +37,7 @@ def generate_explanations(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str | list[dict]],
     *,
+    consumers: Sequence[str] | None = None,
     num_generations: int = 1,
     max_new_tokens: int = 128,
     temperature: float = 1.0,
@@ -48,6 +51,7 @@ def generate_explanations(
         model: causal LM or PeftModel; its adapter state is left as it is (disable it for pi_init).
         tokenizer: left padding is used whatever its setting.
         prompts: plain texts, or conversations for a chat model.
+        consumers: the user id of each prompt, for a model with a soft prompt (see `rlrec.policies.soft_prompt`).
         num_generations: samples per prompt.
         max_new_tokens: longest explanation, in tokens.
         temperature: sampling temperature.
@@ -57,9 +61,17 @@ def generate_explanations(
 
     Returns:
         One list of `num_generations` texts per prompt.
+
+    Raises:
+        ValueError: conversations without a chat template; consumers without a soft prompt, or the other way round.
     """
-    state = PartialState()
+    state, soft_prompt = PartialState(), soft_prompt_of(model)
+    if (consumers is None) != (soft_prompt is None):
+        words = ("a", "are missing") if consumers is None else ("no", "were given")
+        raise ValueError("The model has {} soft prompt, but the consumers of the prompts {}.".format(*words))
     ids = tokenize_prompts(tokenizer, prompts)
+    if soft_prompt is not None:
+        ids = soft_prompt.prepend(ids, consumers)
     order = sorted((i for i in range(len(ids)) for _ in range(num_generations)), key=lambda i: -len(ids[i]))
     mine = order[state.process_index :: state.num_processes]
     texts = []

@@ -18,6 +18,7 @@ from trl.data_utils import is_conversational
 from trl.trainer.utils import add_fused_lm_head
 
 from rlrec.ppo import advantages as adv
+from rlrec.ppo import soft_prompt as soft
 from rlrec.ppo.config import PPOConfig, check_save_steps
 from rlrec.ppo.losses import approximate_kl, clipped_value_loss, masked_mean, recpie_loss
 from rlrec.ppo.rewards import RewardFailure, RewardGuard, check_gathered
@@ -54,6 +55,9 @@ class PPOTrainer(GRPOTrainer):
         args = PPOConfig("ppo-output") if args is None else args
         if not isinstance(args, PPOConfig):
             raise TypeError(f"args must be a PPOConfig, not a {type(args).__name__}.")
+        has_soft_prompt = soft.soft_prompt_of(model) is not None
+        if has_soft_prompt:
+            soft.check_options(args, kwargs.get("rollout_func"))
         reference = self._copy_for_reference(model, args, kwargs.get("peft_config"))
         beta, args.beta = args.beta, 0.0 if reference is not None else args.beta
         try:
@@ -69,6 +73,8 @@ class PPOTrainer(GRPOTrainer):
         if not any(parameter.requires_grad for parameter in self.model.parameters()):
             raise ValueError("The policy has no trainable parameter: load its adapter with is_trainable=True.")
 
+        if has_soft_prompt:
+            soft.check_models(self._causal_lm(), self.ref_model and self.accelerator.unwrap_model(self.ref_model))
         self.has_critic = args.loss_type != "recpie"
         if self.has_critic:
             add_value_head(self._causal_lm())
@@ -81,6 +87,7 @@ class PPOTrainer(GRPOTrainer):
         self._records_generation = self._can_record_generation()
         self._recorder = None
         self._scored = None  # (logps, values) of the latest policy pass, each (B, T)
+        self._rows = None  # the dataset's rows whose prompts are tokenized now
         self._rollout = None  # rows, completions and gathered rewards of the current rollout
         if self.use_vllm:  # vLLM's model has no value head to load
             self.vllm_generation._iter_named_params = without_value_head(self.vllm_generation._iter_named_params)
@@ -157,6 +164,9 @@ class PPOTrainer(GRPOTrainer):
         for prompt, ids in zip(prompts, prompt_ids):
             if not len(ids):
                 raise ValueError(f"The prompt {prompt!r} has no token: a prompt must hold at least one.")
+        soft_prompt = soft.soft_prompt_of(self._causal_lm())
+        if soft_prompt is not None:
+            prompt_ids = soft.prepend(soft_prompt, prompt_ids, self._rows)
         return prompt_ids, images, fields
 
     # -- scoring ------------------------------------------------------------------------------------------------------
@@ -213,6 +223,7 @@ class PPOTrainer(GRPOTrainer):
         return rewards
 
     def _generate_and_score_completions(self, inputs):
+        self._rows = inputs
         try:
             output = super()._generate_and_score_completions(inputs)
             if output.get("old_per_token_logps") is None:  # TRL leaves them out when fully on-policy; PPO needs them
@@ -389,11 +400,19 @@ class PPOTrainer(GRPOTrainer):
 
     def _save(self, output_dir=None, state_dict=None):
         super()._save(output_dir, state_dict)
-        if self.has_critic and self.args.should_save:
-            save_value_head(self._causal_lm(), output_dir or self.args.output_dir, state_dict)
+        if not self.args.should_save:
+            return
+        folder, soft_prompt = output_dir or self.args.output_dir, soft.soft_prompt_of(self._causal_lm())
+        if self.has_critic:
+            save_value_head(self._causal_lm(), folder, state_dict)
+        if soft_prompt is not None:
+            soft_prompt.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
+        soft_prompt = soft.soft_prompt_of(self._causal_lm())
+        if soft_prompt is not None:
+            soft_prompt.check(resume_from_checkpoint)
         if self.has_critic:
             load_value_head(self._causal_lm(), resume_from_checkpoint)
 
