@@ -2,6 +2,7 @@
 
 from reward_models.alignment import FirstTokenScorer, ICReward, LCReward
 from reward_models.groundedness import GatedReward, GroundednessReward, gated
+from reward_models.recpie import RecPIEReward
 from reward_models.resolution import RewardContext, find_reward, resolve_reward
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "GroundednessReward",
     "ICReward",
     "LCReward",
+    "RecPIEReward",
     "RewardContext",
     "find_reward",
     "gated",

@@ -26,7 +26,7 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.columns import as_rows, completion_texts, log_mean, rows_of
+from reward_models.columns import as_rows, completion_texts, log_mean, predict, rows_of, samples_of
 from rlrec.encoders import TextEncoder, frozen_base, require_frozen, token_ids
 from rlrec.explanations import ExplanationStore
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
@@ -263,7 +263,7 @@ class ICReward:
         )
 
     def __call__(self, prompts, completions, completion_ids=None, *, label, log_metric=None, **columns):
-        samples = self._samples(columns)
+        samples = samples_of(columns, self.vocabulary, "IC")
         known = [i for i, y in enumerate(label) if y is not None]
         y = torch.tensor([0.0 if value is None else float(value) for value in label])
         batch = self.vocabulary.encode(samples)
@@ -285,19 +285,8 @@ class ICReward:
         log_mean(log_metric, "ic/score_negative", [float(with_text[i]) for i in known if label[i] == 0])
         return [None if value is None else reward for value, reward in zip(label, rewards.tolist())]
 
-    def _samples(self, columns: Mapping) -> pl.DataFrame:
-        categories = {"categories": pl.List(pl.String)} if self.vocabulary.categories else {}
-        schema = {"user_id": pl.String, "item_id": pl.String, **categories}
-        schema |= dict.fromkeys(self.vocabulary.dense_features, pl.Float64)
-        missing = [name for name in schema if name not in columns]
-        if missing:
-            raise ValueError(f"The IC reward needs the dataset columns {missing}, which the training rows lack.")
-        return pl.DataFrame({name: columns[name] for name in schema}, schema=schema)
-
     def _predict(self, batch: Batch, samples: pl.DataFrame, explanations: torch.Tensor | None) -> torch.Tensor:
-        if isinstance(self.recommender, CrossFit):
-            return self.recommender.predict(batch, samples["user_id"].to_list(), explanations)
-        return self.recommender.predict(batch, explanations)
+        return predict(self.recommender, batch, samples["user_id"].to_list(), explanations)
 
 
 def ic_terms(

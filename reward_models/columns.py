@@ -3,6 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import polars as pl
+import torch
+
+from rlrec.recommenders.base import Batch, Recommender, Vocabulary
+from rlrec.recommenders.fitting import CrossFit
 
 
 def completion_texts(completions: Sequence[str | Sequence[Mapping]]) -> list[str]:
@@ -33,3 +37,30 @@ def log_mean(log_metric, name: str, values: Sequence[float]) -> None:
     """Logs the mean of `values` where there are any and the trainer offers TRL's `log_metric`."""
     if log_metric is not None and len(values):
         log_metric(name, float(sum(values) / len(values)))
+
+
+def samples_of(columns: Mapping[str, Sequence], vocabulary: Vocabulary, reward: str) -> pl.DataFrame:
+    """The dataset columns that `vocabulary` reads, as a samples frame.
+
+    Raises:
+        ValueError: one is missing; the message names `reward`.
+    """
+    strings = pl.List(pl.String)
+    schema = {"user_id": pl.String, "item_id": pl.String}
+    schema |= ({"categories": strings} if vocabulary.categories else {}) | (
+        {"history": strings} if vocabulary.history else {}
+    )
+    schema |= dict.fromkeys(vocabulary.dense_features, pl.Float64)
+    missing = [name for name in schema if name not in columns]
+    if missing:
+        raise ValueError(f"The {reward} reward needs the dataset columns {missing}, which the training rows lack.")
+    return pl.DataFrame({name: columns[name] for name in schema}, schema=schema)
+
+
+def predict(
+    recommender: Recommender | CrossFit, batch: Batch, groups: Sequence[str], explanations: torch.Tensor | None
+) -> torch.Tensor:
+    """(N,) predictions: out of fold by `groups` from a `CrossFit`, in-sample from one recommender."""
+    if isinstance(recommender, CrossFit):
+        return recommender.predict(batch, groups, explanations)
+    return recommender.predict(batch, explanations)

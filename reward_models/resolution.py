@@ -23,13 +23,14 @@ from transformers import PreTrainedTokenizerBase
 
 from reward_models.alignment import ICReward, LCReward, Template
 from reward_models.groundedness import GroundednessReward
+from reward_models.recpie import RecPIEReward
 from rlrec.encoders import TextEncoder
 from rlrec.explanations import ExplanationStore
 from rlrec.recommenders.base import Recommender, Vocabulary
 from rlrec.recommenders.fitting import CrossFit
 
 ENTRY_POINTS = "rlrec.rewards"
-BUILT_IN = {"lc": LCReward, "ic": ICReward, "groundedness": GroundednessReward}
+BUILT_IN = {"lc": LCReward, "ic": ICReward, "recpie": RecPIEReward, "groundedness": GroundednessReward}
 
 
 @dataclass
@@ -38,11 +39,12 @@ class RewardContext:
 
     Attributes:
         model, tokenizer, template: the policy, its tokenizer, and (explanation, row) -> CTR prompt, for "lc".
-        recommender, encoder, vocabulary: for "ic"; a `CrossFit` recommender rewards out of fold, a single one
+        recommender, encoder, vocabulary: for "ic" and "recpie"; a `CrossFit` rewards out of fold, a single one
             in-sample, as the paper prints it.
-        store: the explanations kept so far, for "ic" with ic_baseline="stored".
+        store: the explanations kept so far, for the baseline "stored".
         lc_temperature, lc_form: see `FirstTokenScorer`, `LCReward`.
         ic_shift, ic_accuracy, ic_baseline: see `ICReward`.
+        sides, recpie_baseline: see `RecPIEReward`.
         groundedness_require_citation: see `GroundednessReward`.
     """
 
@@ -58,6 +60,8 @@ class RewardContext:
     ic_shift: str = "on"
     ic_accuracy: bool = True
     ic_baseline: str = "none"
+    sides: tuple[str, ...] = ("pos", "neg")
+    recpie_baseline: str = "none"
     groundedness_require_citation: bool = False
 
     def require(self, reward: str, *names: str) -> None:

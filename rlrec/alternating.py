@@ -48,7 +48,7 @@ def train_policy_stage(
     *,
     load_policy: Callable[[], PeftModel],
     tokenizer: PreTrainedTokenizerBase,
-    dataset: Dataset,
+    dataset: Dataset | Callable[[], Dataset],
     make_rewards: Callable[[PeftModel], Sequence[Callable]],
     config: PPOConfig,
     num_train_epochs: float,
@@ -60,7 +60,8 @@ def train_policy_stage(
         folder: of the stage.
         load_policy: gives the policy the stage starts from (called only if there is something to train).
         tokenizer: of the policy.
-        dataset: TRL rows with prompt, user_id, item_id and the columns the rewards need.
+        dataset: TRL rows with prompt, user_id, item_id and the columns the rewards need, or a function that makes them
+            (called only if there is something to train).
         make_rewards: policy -> reward functions, so that a reward can share the policy's frozen base.
         config: settings of all stages; its output_dir and length are replaced by the stage's.
         num_train_epochs: passes over the data (ExpCTR: two per iteration).
@@ -76,7 +77,7 @@ def train_policy_stage(
         model=policy,
         reward_funcs=list(make_rewards(policy)),
         args=stage_config(config, stage.folder, num_train_epochs),
-        train_dataset=dataset,
+        train_dataset=dataset() if callable(dataset) else dataset,
         processing_class=tokenizer,
         callbacks=[recorder],
     )

@@ -1,20 +1,150 @@
-"""From arguments to samples and policies: what every recipe does first."""
+"""From arguments to data and policies, and the run that holds them together: what the recipes have in common."""
 
+import copy
+import dataclasses
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
 from accelerate import PartialState
-from peft import LoraConfig
+from datasets import Dataset
+from peft import LoraConfig, PeftModel
 
+from rlrec.alternating import PolicyStage, train_policy_stage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data import PreparedDataset, prepare
-from rlrec.data.prompts import PromptTemplate, category_words
-from rlrec.data.splits import expctr_samples
+from rlrec.data.prompts import category_words
+from rlrec.encoders import TextEncoder
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
-from rlrec.policies.tiny import TinyConfig
-from rlrec.results import to_json, write_text_atomic
+from rlrec.policies.tiny import Grammar, TinyConfig
+from rlrec.ppo import PPOConfig
+from rlrec.results import to_json, write_log_history, write_predictions, write_results, write_text_atomic
+
+PPO_SETTINGS = (
+    *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
+    *("beta", "gamma", "lam", "reward_clip", "reward_weights", "normalize_rewards", "baseline", "loss_type"),
+    "vf_coef",
+)
+
+
+class Run:
+    """What the runs of all systems share: where they write, what they train with, the rows they collect.
+
+    Everything lies below `ppo.output_dir`: stages/, explanations/, logs/, results.json, predictions.parquet and the
+    reports. A second run with the same folder picks up what the first has finished.
+
+    Args:
+        arguments: the system's own, with encoder and scoring_batch.
+        data, policy, ppo: the other parsed arguments; `ppo.seed` is the seed of everything.
+        resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
+
+    Attributes:
+        rows, scores, texts, controls: of the results: {row: metrics}, {row: test predictions}, {row: test texts}.
+    """
+
+    system = ""
+    evaluation: tuple[str, ...] = ()  # settings with which a finished run may be started again
+
+    def __init__(
+        self, arguments, data: DataArguments, policy: PolicyArguments, ppo: PPOConfig, resolve_reward: Callable
+    ):
+        self.started = time.time()
+        self.arguments, self.ppo, self.seed = arguments, ppo, ppo.seed
+        self.data_arguments, self.policy_arguments = data, policy
+        self.resolve_reward = resolve_reward
+        self.output, self.state = Path(ppo.output_dir), PartialState()
+        self.rows, self.scores, self.texts, self.controls = {}, {}, {}, {}
+
+    @property
+    def hyperparameters(self) -> dict:
+        """The system's, the policy's and PPO's settings."""
+        ppo = {name: getattr(self.ppo, name) for name in PPO_SETTINGS}
+        return asdict(self.arguments) | asdict(self.policy_arguments) | ppo
+
+    def claim_folder(self) -> None:
+        """Note the settings in the output folder, or check that the run which began there had the same ones."""
+        settings = self.hyperparameters | asdict(self.data_arguments) | {"seed": self.seed}
+        claim_folder(self.output, {name: value for name, value in settings.items() if name not in self.evaluation})
+
+    def check_reward_weights(self, *reward_names: Sequence[str]) -> None:
+        """Raise ValueError unless there are as many weights as rewards."""
+        weights = self.ppo.reward_weights
+        for names in reward_names if weights else ():
+            if len(names) != len(weights):
+                raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
+
+    def load_encoder(self, policies: Policies, name: str) -> TextEncoder:
+        """The frozen text encoder called `name`: "policy" for the base model's own hidden states."""
+        batch_size = self.arguments.scoring_batch
+        if name == "policy":
+            base = policies.load_base().requires_grad_(False).eval().to(self.state.device)
+            return TextEncoder(base, policies.tokenizer, batch_size)
+        cache = self.output / "embeddings"
+        return TextEncoder.from_pretrained(name, device=str(self.state.device), batch_size=batch_size, cache_dir=cache)
+
+    def train_stage(
+        self,
+        stage: str,
+        reward_names: Sequence[str],
+        make_context: Callable[[PeftModel], Mapping],
+        *,
+        load_policy: Callable[[], PeftModel],
+        tokenizer,
+        dataset: Callable[[], Dataset],
+        epochs: float,
+        round: int = 0,
+        learning_rate: float | None = None,
+    ) -> PolicyStage:
+        """PPO against the named rewards, each built from `make_context(policy)`; resumable, and skipped once done."""
+        config = copy.copy(self.ppo)
+        config.learning_rate = learning_rate or config.learning_rate
+        self.state.print(f"Stage {stage}: PPO against {', '.join(reward_names)}")
+        finished = train_policy_stage(
+            self.output / "stages" / stage,
+            load_policy=load_policy,
+            tokenizer=tokenizer,
+            dataset=dataset,
+            make_rewards=lambda policy: [self.resolve_reward(n, **make_context(policy)) for n in reward_names],
+            config=config,
+            num_train_epochs=epochs,
+            round=round,
+        )
+        if self.state.is_main_process:
+            write_log_history(self.output, stage, finished.log_history)
+        return finished
+
+    def write(self, prepared: PreparedDataset, samples: Mapping[str, pl.DataFrame], **details) -> None:
+        """Write results.json, predictions.parquet, tables, pictures and model card, and print the tables."""
+        if not self.state.is_main_process:
+            return
+        from rlrec.reports import report, tables_markdown
+
+        write_predictions(self.output, samples["test"], self.scores, self.texts)
+        write_results(
+            self.output,
+            system=self.system,
+            dataset=prepared.metadata["name"],
+            seed=self.seed,
+            rows=self.rows,
+            controls=self.controls,
+            details={
+                "base_model": self.policy_arguments.model_name_or_path,
+                "encoder": self.arguments.encoder,
+                "dataset_license": prepared.metadata["licence"],
+                "dataset_size": {split: len(part) for split, part in samples.items()},
+                "positive_rate": pl.concat([part["label"] for part in samples.values()]).mean(),
+                "hyperparameters": self.hyperparameters,
+                **details,
+            },
+            wall_time=time.time() - self.started,
+        )
+        print("\n" + tables_markdown([self.output]))
+        for path in report([self.output], self.output / "report"):
+            print(f"wrote {path}")
 
 
 def claim_folder(folder: Path, settings: Mapping) -> None:
@@ -39,47 +169,49 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
         )
 
 
-def load_samples(arguments: DataArguments, seed: int, progress=print) -> tuple[PreparedDataset, pl.DataFrame]:
-    """The prepared dataset that the arguments name, and ExpCTR's samples drawn from it."""
+def load_prepared(arguments: DataArguments, seed: int, progress=print) -> PreparedDataset:
+    """The prepared dataset that the arguments name."""
     if arguments.data_dir is not None:
-        prepared = PreparedDataset.load(arguments.data_dir)
-    else:
-        prepared = prepare(
-            arguments.dataset,
-            arguments.raw_dir,
-            threshold=arguments.threshold,
-            label_rule=arguments.label_rule or "gt",
-            k_core=arguments.k_core,
-            category=arguments.category,
-            num_users=arguments.num_users,
-            num_items=arguments.num_items,
-            interactions_per_user=arguments.interactions_per_user,
-            seed=seed,
-            progress=progress,
-        )
-    threshold = prepared.metadata["threshold"] if arguments.threshold is None else arguments.threshold
-    samples = expctr_samples(
-        prepared.interactions,
-        prepared.items,
-        threshold=threshold,
-        label_rule=arguments.label_rule or prepared.metadata["label_rule"],
-        num_samples=arguments.num_samples,
-        history_length=arguments.history_length,
-        min_history=arguments.min_history,
+        return PreparedDataset.load(arguments.data_dir)
+    return prepare(
+        arguments.dataset,
+        arguments.raw_dir,
+        threshold=arguments.threshold,
+        label_rule=arguments.label_rule or "gt",
+        k_core=arguments.k_core,
+        category=arguments.category,
+        num_users=arguments.num_users,
+        num_items=arguments.num_items,
+        interactions_per_user=arguments.interactions_per_user,
         seed=seed,
+        progress=progress,
     )
+
+
+def describe_samples(prepared: PreparedDataset, samples: pl.DataFrame) -> str:
+    """One line with the numbers of samples."""
     counts = dict(samples.group_by("split").len().iter_rows())
-    progress(
-        f"{prepared.metadata['name']}: {len(samples):,} samples ({counts['train']:,} / {counts['validation']:,} / "
-        f"{counts['test']:,}), {samples['label'].mean():.1%} positive"
+    return (
+        f"{prepared.metadata['name']}: {len(samples):,} samples ({counts['train']:,} / "
+        f"{counts.get('validation', 0):,} / {counts['test']:,}), {samples['label'].mean():.1%} positive"
     )
-    return prepared, samples
 
 
 def load_policies(
-    arguments: PolicyArguments, prepared: PreparedDataset, samples: pl.DataFrame, seed: int
-) -> tuple[Policies, PromptTemplate]:
-    """The policies and the prompt template that go with the model's name."""
+    arguments: PolicyArguments,
+    prepared: PreparedDataset,
+    training: pl.DataFrame,
+    seed: int,
+    make_template: Callable,
+    make_grammar: Callable[[str], Grammar],
+):
+    """The policies and the prompt template that go with the model's name.
+
+    Args:
+        training: the training samples, on which the embedded policy is bootstrapped without their labels.
+        make_template: (style, domain, conversational, history_categories) -> template with rows, generation and ctr.
+        make_grammar: domain -> the embedded policy's grammar.
+    """
     domain = prepared.metadata["domain"]
     targets = arguments.lora_target_modules
     lora = LoraConfig(
@@ -90,6 +222,7 @@ def load_policies(
         task_type="CAUSAL_LM",
     )
     if arguments.model_name_or_path != "tiny":
+        template = make_template(arguments.prompt_style or "paper", domain, False, arguments.history_categories)
         policies = pretrained_policies(
             arguments.model_name_or_path,
             lora,
@@ -104,8 +237,8 @@ def load_policies(
                 f"conversational is set, but the tokenizer of {arguments.model_name_or_path} has no chat template; "
                 "leave it out, or choose a chat model."
             )
-        return policies, PromptTemplate(arguments.prompt_style or "paper", domain, conversational)
-    template = PromptTemplate(arguments.prompt_style or "compact", domain, False, arguments.history_categories)
+        return policies, dataclasses.replace(template, conversational=conversational)
+    template = make_template(arguments.prompt_style or "compact", domain, False, arguments.history_categories)
     items = prepared.items
     catalogue = [
         (t, c or [], category_words(c)) for t, c in zip(items["title"].to_list(), items["categories"].to_list())
@@ -116,5 +249,6 @@ def load_policies(
         restrict_titles=arguments.restrict_titles,
         seed=seed,
     )
-    rows = template.rows(samples.filter(pl.col("split") == "train"))
-    return embedded_policies(rows, catalogue, template.generation, template.ctr, domain, config, lora), template
+    rows = template.rows(training)
+    grammar = make_grammar(domain)
+    return embedded_policies(rows, catalogue, template.generation, template.ctr, grammar, config, lora), template

@@ -58,6 +58,7 @@ def small_policies(small_world):
     """The embedded policy after a bootstrap of five seconds, as `Policies`: every load is a new model."""
     from peft import LoraConfig
 
+    from rlrec.policies.grammars import VerdictGrammar
     from rlrec.policies.loading import embedded_policies
     from rlrec.policies.tiny import TinyConfig
 
@@ -65,5 +66,5 @@ def small_policies(small_world):
     config = TinyConfig(warmup_steps=10, template_steps=190, batch_size=24, learning_rate=8e-3)
     world, template = small_world, small_world.template
     return embedded_policies(
-        world.train_rows, world.catalogue, template.generation, template.ctr, "film", config, lora
+        world.train_rows, world.catalogue, template.generation, template.ctr, VerdictGrammar("film"), config, lora
     )

@@ -6,7 +6,8 @@ import pytest
 
 from rlrec.arguments import DataArguments
 from rlrec.data.simulated import simulate
-from rlrec.experiment import claim_folder, load_samples
+from rlrec.expctr.run import load_samples
+from rlrec.experiment import claim_folder
 
 SIZE = {"num_users": 40, "num_items": 20, "interactions_per_user": 8}
 

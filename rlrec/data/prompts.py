@@ -52,8 +52,9 @@ class PromptTemplate:
 
     def generation(self, row: Mapping) -> str | list[dict]:
         """The prompt that asks for an explanation of `row` (section 4.1)."""
-        text = self._compact_generation(row) if self.style == "compact" else self._paper_generation(row)
-        return self._wrap(text)
+        if self.style == "compact":
+            return self._wrap(f"{compact_context(row, self.history_categories)} because")
+        return self._wrap(self._paper_generation(row))
 
     def ctr(self, explanation: str, row: Mapping | None = None) -> str | list[dict]:
         """The prompt that asks whether the user will like the target, given the explanation (section 4.2.2)."""
@@ -93,13 +94,19 @@ class PromptTemplate:
             "give a reason. The answer should be within one sentence."
         )
 
-    def _compact_generation(self, row: Mapping) -> str:
-        words = []
-        for title, label, categories in zip(row["history_titles"], row["history_labels"], row["history_categories"]):
-            words += ["liked" if label else "disliked", f'"{title}"']
-            words += category_words((categories or [])[: self.history_categories])
-        words += ["target", f'"{row["title"]}"', row["crowd"], *category_words(row["categories"]), "because"]
-        return " ".join(words)
+
+def compact_context(row: Mapping, history_categories: int) -> str:
+    """The history and the target in few words: the compact style's prompt but for its last word.
+
+    >>> row = {"history_titles": ["Heat"], "history_labels": [1], "history_categories": [["Action", "Crime"]]}
+    >>> compact_context({**row, "title": "Speed", "crowd": "popular", "categories": ["Action"]}, 1)
+    'liked "Heat" Action target "Speed" popular Action'
+    """
+    words = []
+    for title, label, categories in zip(row["history_titles"], row["history_labels"], row["history_categories"]):
+        words += ["liked" if label else "disliked", f'"{title}"']
+        words += category_words((categories or [])[:history_categories])
+    return " ".join([*words, "target", f'"{row["title"]}"', row["crowd"], *category_words(row["categories"])])
 
 
 def category_words(categories: Sequence[str] | None) -> list[str]:

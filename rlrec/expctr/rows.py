@@ -12,6 +12,7 @@ Departures:
    the baseline and the augmented model alike, so that the rows differ in the explanation alone.
 """
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from rlrec.evaluation import check_explanations, check_reasons, ctr_metrics, sum
 from rlrec.evaluation.ctr import fit_temperature, scores_at
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.generation import generate_explanations
-from rlrec.recommenders import DeepFM, Vocabulary, cross_fit, fit
+from rlrec.recommenders import DeepFM, SplitData, cross_fit, fit, mean_of_fits
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
+from rlrec.recommenders.split_data import Embeddings
 
 FEATURES = ("like_rate", "item_mean")
 
@@ -149,55 +151,26 @@ def explanation_rows(name: str, samples: pl.DataFrame, explained: Explained, par
 # -- the CTR models ------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class CTRData:
-    """Training, validation and test samples as tensors of one vocabulary."""
-
-    samples: dict[str, pl.DataFrame]
-    vocabulary: Vocabulary
-    batches: dict[str, dict[str, torch.Tensor]]
-    labels: dict[str, torch.Tensor]
-
-    @classmethod
-    def build(cls, samples: pl.DataFrame, dense_features: Sequence[str] = ()) -> "CTRData":
-        parts = {split: samples.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
-        vocabulary = Vocabulary.from_samples(parts["train"], tuple(dense_features), use_categories=False)
-        batches = {split: vocabulary.encode(part) for split, part in parts.items()}
-        labels = {split: part["label"].to_torch().float() for split, part in parts.items()}
-        return cls(parts, vocabulary, batches, labels)
-
-    def make_model(self, dimension: int | None) -> DeepFM:
-        """An untrained DeepFM, with one explanation slot of `dimension` unless that is None."""
-        slot = {} if dimension is None else {"explanation_slots": 1, "explanation_dim": dimension}
-        return DeepFM(**self.vocabulary.sizes(), **slot)
-
-    def validation(self, z: Mapping[str, torch.Tensor] | None):
-        return self.batches["validation"], self.labels["validation"], None if z is None else z["validation"]
+def make_model(data: SplitData, dimension: int | None) -> DeepFM:
+    """An untrained DeepFM, with one explanation slot of `dimension` unless that is None."""
+    slot = {} if dimension is None else {"explanation_slots": 1, "explanation_dim": dimension}
+    return DeepFM(**data.vocabulary.sizes(), **slot)
 
 
 def ctr_row(
-    data: CTRData, z: Mapping[str, torch.Tensor] | None = None, fits: int = 3, seed: int = 0
+    data: SplitData, z: Embeddings | None = None, fits: int = 3, seed: int = 0
 ) -> tuple[dict[str, float], np.ndarray]:
     """Fit DeepFM `fits` times; its metrics on the test split, and the first fit's test scores.
 
     Args:
         z: explanation embeddings (N, 1, d) of "train", "validation" and "test"; None: ids alone.
     """
-    rows, scores = [], []
-    for attempt in range(fits):
-        torch.manual_seed(1000 * seed + attempt)
-        model = data.make_model(None if z is None else z["train"].shape[-1])
-        train_z = None if z is None else z["train"]
-        fit(
-            model, data.batches["train"], data.labels["train"], train_z, data.validation(z), seed=1000 * seed + attempt
-        )
-        scores.append(model.predict(data.batches["test"], None if z is None else z["test"]).numpy())
-        rows.append(ctr_metrics(data.labels["test"].numpy(), scores[-1]))
-    return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}, scores[0]
+    dimension = None if z is None else z["train"].shape[-1]
+    return mean_of_fits(data, lambda: make_model(data, dimension), ctr_metrics, z, fits, seed)[:2]
 
 
 def embed(
-    data: CTRData, store: ExplanationStore, held_out: Explained, encoder: TextEncoder, count: int
+    data: SplitData, store: ExplanationStore, held_out: Explained, encoder: TextEncoder, count: int
 ) -> dict[str, torch.Tensor]:
     """Embeddings (N, 1, d) for `ctr_row`: of training samples the stored explanation, of the others the mean of the
     first `count`."""
@@ -209,7 +182,7 @@ def embed(
 
 
 def fit_recommender(
-    data: CTRData,
+    data: SplitData,
     store: ExplanationStore,
     encoder: TextEncoder,
     folds: int | None,
@@ -219,13 +192,13 @@ def fit_recommender(
     """Stage 2 (equation 15): DeepFM on ids and the kept explanations; out of fold unless `folds` is None."""
     train_z = store.embeddings_for(data.samples["train"], encoder)
     validation_z = encoder.encode(validation_texts).unsqueeze(1)
-    validation = data.batches["validation"], data.labels["validation"], validation_z
-    arguments = (data.batches["train"], data.labels["train"], train_z)
+    z = {"train": train_z, "validation": validation_z}
+    arguments, validation = data.rows("train", z), data.rows("validation", z)
     if folds is None:
         torch.manual_seed(seed)
-        model = data.make_model(encoder.dimension)
+        model = make_model(data, encoder.dimension)
         fit(model, *arguments, validation, seed=seed)
         return model
     groups = data.samples["train"]["user_id"].to_list()
-    make_model = lambda: data.make_model(encoder.dimension)  # noqa: E731
-    return cross_fit(make_model, *arguments, groups=groups, folds=folds, validation=validation, seed=seed)
+    make = functools.partial(make_model, data, encoder.dimension)
+    return cross_fit(make, *arguments, groups=groups, folds=folds, validation=validation, seed=seed)

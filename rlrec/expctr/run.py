@@ -1,61 +1,40 @@
 """One ExpCTR run: data, policies, encoder and CTR data, held together so that the recipe shows the loop alone."""
 
-import copy
-import time
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from accelerate import PartialState
 
-from rlrec.alternating import PolicyStage, train_policy_stage
+from rlrec.alternating import PolicyStage
 from rlrec.arguments import DataArguments, PolicyArguments
-from rlrec.encoders import TextEncoder
+from rlrec.data.prompts import PromptTemplate
+from rlrec.data.splits import expctr_samples
 from rlrec.evaluation import heuristic_rows, heuristic_scores, shuffled_partners
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
-from rlrec.expctr.rows import FEATURES, CTRData, Explained
-from rlrec.experiment import claim_folder, load_policies, load_samples
+from rlrec.expctr.rows import FEATURES, Explained
+from rlrec.experiment import Run, describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
+from rlrec.policies.grammars import VerdictGrammar
 from rlrec.ppo import PPOConfig
-from rlrec.results import write_log_history, write_predictions, write_results
-
-# What a finished run may be started again with, for more rows and controls
-EVALUATION = ("ctr_fits", "more_lc", "scoring_batch", "shuffled_labels")
-PPO_SETTINGS = (
-    *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
-    *(
-        "beta",
-        "gamma",
-        "lam",
-        "reward_clip",
-        "reward_weights",
-        "normalize_rewards",
-        "baseline",
-        "loss_type",
-        "vf_coef",
-    ),
-)
+from rlrec.recommenders import SplitData
 
 
-class ExpCTRRun:
+class ExpCTRRun(Run):
     """Loads what a run needs, trains and explains on demand, collects rows, and writes the results.
 
-    Everything lies below `ppo.output_dir`: stages/, explanations/, logs/, results.json, predictions.parquet and the
-    reports. A second run with the same folder picks up what the first has finished.
-
     Args:
-        arguments, data, policy, ppo: parsed arguments; `ppo.seed` is the seed of everything.
-        resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
+        arguments, data, policy, ppo, resolve_reward: see `Run`.
         make_scorer: (model, tokenizer, template, temperature, batch_size) -> LC scorer with `margins`.
 
     Raises:
         ValueError, OSError: settings, data or model that cannot be used; nothing has been trained by then but the
             embedded policy.
     """
+
+    system = "expctr"
+    evaluation = ("ctr_fits", "more_lc", "scoring_batch", "shuffled_labels")
 
     def __init__(
         self,
@@ -66,37 +45,21 @@ class ExpCTRRun:
         resolve_reward: Callable,
         make_scorer: Callable,
     ):
-        self.started = time.time()
-        self.arguments, self.ppo, self.seed = arguments, ppo, ppo.seed
-        self.policy_arguments = policy
-        self.resolve_reward, self.make_scorer = resolve_reward, make_scorer
-        self.output, self.state = Path(ppo.output_dir), PartialState()
-        self._check_reward_weights()
+        super().__init__(arguments, data, policy, ppo, resolve_reward)
+        self.make_scorer = make_scorer
+        self.check_reward_weights(arguments.reward_funcs, arguments.ic_reward_funcs)
         self.prepared, self.samples = load_samples(data, self.seed, self.state.print)
         table.check_samples(self.samples, ppo.generation_batch_size // ppo.num_generations, arguments.ic_folds)
         self.held_out = pl.concat([self.samples.filter(pl.col("split") == s) for s in ("validation", "test")])
         splits, users = self.held_out["split"].to_list(), self.held_out["user_id"].to_list()
         self.partners = shuffled_partners(splits, self.seed, users)
-        settings = asdict(arguments) | asdict(data) | asdict(policy) | self._ppo_settings() | {"seed": self.seed}
-        claim_folder(self.output, {name: value for name, value in settings.items() if name not in EVALUATION})
-        self.policies, self.template = load_policies(policy, self.prepared, self.samples, self.seed)
-        self.data = CTRData.build(self.samples)
-        self.encoder = self._load_encoder()
-        self.rows, self.scores, self.texts, self.controls = {}, {}, {}, {}
-
-    def _check_reward_weights(self) -> None:
-        weights = self.ppo.reward_weights
-        for names in (self.arguments.reward_funcs, self.arguments.ic_reward_funcs) if weights else ():
-            if len(names) != len(weights):
-                raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
-
-    def _load_encoder(self) -> TextEncoder:
-        name, batch_size = self.arguments.encoder, self.arguments.scoring_batch
-        if name == "policy":
-            base = self.policies.load_base().requires_grad_(False).eval().to(self.state.device)
-            return TextEncoder(base, self.policies.tokenizer, batch_size)
-        cache = self.output / "embeddings"
-        return TextEncoder.from_pretrained(name, device=str(self.state.device), batch_size=batch_size, cache_dir=cache)
+        self.claim_folder()
+        training = self.samples.filter(pl.col("split") == "train")
+        self.policies, self.template = load_policies(
+            policy, self.prepared, training, self.seed, PromptTemplate, VerdictGrammar
+        )
+        self.data = SplitData.build(self.samples)
+        self.encoder = self.load_encoder(self.policies, arguments.encoder)
 
     def train(
         self,
@@ -111,8 +74,6 @@ class ExpCTRRun:
     ) -> PolicyStage:
         """PPO against the named rewards, from a fresh adapter or from a trained one; `context` goes to the rewards."""
         arguments, samples = self.arguments, self.samples if samples is None else samples
-        config = copy.copy(self.ppo)
-        config.learning_rate = learning_rate or config.learning_rate
         if "recommender" in context:
             context |= {
                 "vocabulary": self.data.vocabulary,
@@ -121,25 +82,22 @@ class ExpCTRRun:
                 "ic_baseline": arguments.ic_baseline,
             }
 
-        def make_rewards(policy):
+        def make_context(policy) -> dict:
             shared = {"model": policy, "tokenizer": self.policies.tokenizer, "template": self.template.ctr}
             shared |= {"lc_temperature": arguments.lc_temperature, "lc_form": arguments.lc_form}
-            return [self.resolve_reward(n, **shared, encoder=self.encoder, **context) for n in reward_names]
+            return {**shared, "encoder": self.encoder, **context}
 
-        self.state.print(f"Stage {stage}: PPO against {', '.join(reward_names)}")
-        finished = train_policy_stage(
-            self.output / "stages" / stage,
+        return self.train_stage(
+            stage,
+            reward_names,
+            make_context,
             load_policy=lambda: self.policies.load(adapter),
             tokenizer=self.policies.tokenizer,
-            dataset=self.template.dataset(samples.filter(pl.col("split") == "train")),
-            make_rewards=make_rewards,
-            config=config,
-            num_train_epochs=epochs,
+            dataset=lambda: self.template.dataset(samples.filter(pl.col("split") == "train")),
+            epochs=epochs,
             round=round,
+            learning_rate=learning_rate,
         )
-        if self.state.is_main_process:
-            write_log_history(self.output, stage, finished.log_history)
-        return finished
 
     def explain(self, name: str, adapter: Path | None = None, restrict_titles: bool = True) -> Explained:
         """Explanations of the validation and test samples by the policy with this adapter (pi_init without one).
@@ -230,36 +188,25 @@ class ExpCTRRun:
 
     def finish(self) -> None:
         """Write results.json, predictions.parquet, tables, pictures, case study and model card; print the tables."""
-        if not self.state.is_main_process:
-            return
-        from rlrec.reports import report, tables_markdown
-
-        dataset = self.prepared.metadata
-        write_predictions(self.output, self.data.samples["test"], self.scores, self.texts)
-        write_results(
-            self.output,
-            system="expctr",
-            dataset=dataset["name"],
-            seed=self.seed,
-            rows=self.rows,
-            controls=self.controls,
-            details={
-                "base_model": self.policy_arguments.model_name_or_path,
-                "encoder": self.arguments.encoder,
-                "dataset_license": dataset["licence"],
-                "dataset_size": {split: len(part) for split, part in self.data.samples.items()},
-                "positive_rate": self.samples["label"].mean(),
-                "hyperparameters": asdict(self.arguments) | asdict(self.policy_arguments) | self._ppo_settings(),
-            },
-            wall_time=time.time() - self.started,
-        )
-        print("\n" + tables_markdown([self.output]))
-        for path in report([self.output], self.output / "report"):
-            print(f"wrote {path}")
-
-    def _ppo_settings(self) -> dict:
-        return {name: getattr(self.ppo, name) for name in PPO_SETTINGS}
+        self.write(self.prepared, self.data.samples)
 
     def _ctr_row(self, features, z=None) -> tuple[dict[str, float], np.ndarray]:
-        data = CTRData.build(self.samples, features) if features else self.data
+        data = SplitData.build(self.samples, features) if features else self.data
         return table.ctr_row(data, z, self.arguments.ctr_fits, self.seed)
+
+
+def load_samples(arguments: DataArguments, seed: int, progress=print):
+    """The prepared dataset that the arguments name, and ExpCTR's samples drawn from it."""
+    prepared = load_prepared(arguments, seed, progress)
+    samples = expctr_samples(
+        prepared.interactions,
+        prepared.items,
+        threshold=prepared.metadata["threshold"] if arguments.threshold is None else arguments.threshold,
+        label_rule=arguments.label_rule or prepared.metadata["label_rule"],
+        num_samples=arguments.num_samples,
+        history_length=arguments.history_length,
+        min_history=arguments.min_history,
+        seed=seed,
+    )
+    progress(describe_samples(prepared, samples))
+    return prepared, samples

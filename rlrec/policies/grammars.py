@@ -75,6 +75,7 @@ class ContrastiveGrammar:
     words: ClassVar[tuple[str, ...]] = (
         *POLARITY,
         *("This", "is", "and", "strongly", "barely", "suits", "repels", "one", "who", "them"),
+        *("good", "bad", "because"),  # the last words of the three sides' prompts
     )
 
     def draw(self, row: Mapping, rng: np.random.Generator) -> Drawn:

@@ -352,3 +352,12 @@ def write_json(path: Path, content: dict) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
     os.replace(temporary, path)
+
+
+def interaction_names(samples: pl.DataFrame) -> list[str]:
+    """A name for each (user, item) pair, as groups for cross-fitting row by row.
+
+    >>> interaction_names(pl.DataFrame({"user_id": ["u"], "item_id": ["i"]}))
+    ['u\\ti']
+    """
+    return (samples["user_id"] + "\t" + samples["item_id"]).to_list()

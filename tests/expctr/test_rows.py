@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from rlrec.expctr import rows as table
-from rlrec.expctr.rows import CTRData, Explained
+from rlrec.expctr.rows import Explained
 from rlrec.explanations import ExplanationStore
-from rlrec.recommenders import DeepFM
+from rlrec.recommenders import DeepFM, SplitData
 from rlrec.recommenders.fitting import CrossFit
 
 LN3 = math.log(3)  # as a margin: 3 to 1 for "Yes", a score of 0.75
@@ -121,7 +121,7 @@ def samples(small_world):
 
 @pytest.fixture(scope="module")
 def data(samples):
-    return CTRData.build(samples)
+    return SplitData.build(samples)
 
 
 def test_ctr_data(data, samples):
@@ -133,7 +133,7 @@ def test_ctr_data(data, samples):
     assert (data.batches["test"]["user"] == 0).all()  # user-disjoint: nobody in the test split was trained on
     assert data.batches["train"]["features"].shape[1] == 0
     assert data.batches["train"]["categories"].shape[1] == 0
-    with_features = CTRData.build(samples, ("like_rate", "item_mean"))
+    with_features = SplitData.build(samples, ("like_rate", "item_mean"))
     assert with_features.batches["test"]["features"].shape[1] == 2
 
 

@@ -12,7 +12,8 @@ from transformers import LlamaConfig
 import rlrec.policies.tiny as tiny
 from rlrec.evaluation import check_explanations, summarise_checks
 from rlrec.policies.generation import generate_explanations, tokenize_prompts
-from rlrec.policies.tiny import TinyConfig, TinyPolicy, build_tokenizer, draw_explanation, load_tiny
+from rlrec.policies.grammars import VerdictGrammar
+from rlrec.policies.tiny import TinyConfig, TinyPolicy, build_tokenizer, load_tiny
 
 INFINITE = float("-inf")
 
@@ -215,7 +216,7 @@ def explanation_loss(model, tokenizer, rows) -> float:
     rng, losses = np.random.default_rng(5), []
     for row in rows:
         prompt = tokenizer(row["prompt"], return_tensors="pt")["input_ids"]
-        text, _ = draw_explanation(row, "film", rng)
+        text = VerdictGrammar("film").draw(row, rng).text
         completion = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         with torch.no_grad():
             logits = model(input_ids=torch.cat([prompt, completion], 1)).logits[:, prompt.shape[1] - 1 : -1]
@@ -233,10 +234,10 @@ def test_the_bootstrap_lowers_the_loss(trained, small_world):
 def test_the_bootstrap_answers_the_ctr_prompt_with_the_verdict(trained, small_world):
     model, tokenizer = trained
     drawn = [
-        draw_explanation(row, "film", np.random.default_rng(i)) for i, row in enumerate(small_world.test_rows[:40])
+        VerdictGrammar("film").draw(row, np.random.default_rng(i)) for i, row in enumerate(small_world.test_rows[:40])
     ]
     no, yes = (tokenizer.convert_tokens_to_ids(word) for word in ("No", "Yes"))
-    for text, verdict in drawn:
+    for text, verdict, _ in drawn:
         with torch.no_grad():
             logits = model(**tokenizer(small_world.template.ctr(text), return_tensors="pt")).logits[0, -1]
         assert (logits[yes] > logits[no]) == bool(verdict), text
@@ -246,14 +247,16 @@ def test_a_bootstrap_without_warmup(small_world):
     rows, catalogue, template = small_world.train_rows, small_world.catalogue, small_world.template
     config = TinyConfig(**{**vars(QUICK), "warmup_steps": 0})
     with pytest.warns(UserWarning, match="has not learned to answer") as warned:
-        tiny.bootstrap(rows[:8], catalogue, template.generation, template.ctr, "film", config)
+        tiny.bootstrap(rows[:8], catalogue, template.generation, template.ctr, VerdictGrammar("film"), config)
     assert len(warned) == 1
 
 
 def test_a_bootstrap_too_short_says_so(small_world):
     rows, catalogue, template = small_world.train_rows, small_world.catalogue, small_world.template
     with pytest.warns(UserWarning, match="has not learned") as warned:
-        tiny.bootstrap(rows[:8], catalogue, template.generation, template.ctr, "film", QUICK, progress=False)
+        tiny.bootstrap(
+            rows[:8], catalogue, template.generation, template.ctr, VerdictGrammar("film"), QUICK, progress=False
+        )
     copying, judging = (str(w.message) for w in warned)
     assert re.search("to copy titles: .* raise warmup_steps", copying)
     assert re.search("to answer its CTR prompt: .* raise template_steps", judging)
@@ -271,7 +274,7 @@ ROW = {
 
 def draws(row, count=2000):
     rng = np.random.default_rng(0)
-    return [draw_explanation(row, "film", rng) for _ in range(count)]
+    return [VerdictGrammar("film").draw(row, rng)[:2] for _ in range(count)]
 
 
 def test_templates_follow_the_grammar_and_the_history():
@@ -324,7 +327,7 @@ def load(small_world, tmp_path, monkeypatch):
 
     def call(config=QUICK, rows=small_world.train_rows[:8], catalogue=small_world.catalogue, domain="film"):
         template = small_world.template
-        arguments = (rows, catalogue, template.generation, template.ctr, domain, config)
+        arguments = (rows, catalogue, template.generation, template.ctr, VerdictGrammar(domain), config)
         return load_tiny(*arguments, cache_dir=tmp_path / "cache", progress=False)
 
     call.bootstraps, call.folder = 0, tmp_path / "cache" / "tiny"

@@ -1,0 +1,81 @@
+"""Training, validation and test samples as tensors of one vocabulary, and the mean of several fits on them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+
+from rlrec.recommenders.base import Batch, Recommender, Vocabulary
+from rlrec.recommenders.fitting import FitResult, fit
+
+SPLITS = ("train", "validation", "test")
+Embeddings = Mapping[str, torch.Tensor]  # split -> (N, S, d)
+
+
+@dataclass
+class SplitData:
+    """Samples, batches and targets by split; `vocabulary` knows the training samples alone.
+
+    >>> rows = {"split": ["train", "train", "test"], "user_id": ["u", "v", "u"], "item_id": ["a", "b", "c"]}
+    >>> data = SplitData.build(pl.DataFrame({**rows, "label": [0, 1, 1]}))
+    >>> data.batches["test"]["user"].tolist(), data.batches["test"]["item"].tolist(), data.targets["test"].tolist()
+    ([1], [0], [1.0])
+    """
+
+    samples: dict[str, pl.DataFrame]
+    vocabulary: Vocabulary
+    batches: dict[str, Batch]
+    targets: dict[str, torch.Tensor]
+
+    @classmethod
+    def build(
+        cls,
+        samples: pl.DataFrame,
+        dense_features: Sequence[str] = (),
+        target: str = "label",
+        use_categories: bool = False,
+        use_history: bool = False,
+    ) -> "SplitData":
+        """Split `samples` by their column `split`; `target` names the column to be predicted."""
+        parts = {split: samples.filter(pl.col("split") == split) for split in SPLITS}
+        vocabulary = Vocabulary.from_samples(parts["train"], tuple(dense_features), use_categories, use_history)
+        batches = {split: vocabulary.encode(part) for split, part in parts.items()}
+        targets = {split: part[target].to_torch().float() for split, part in parts.items()}
+        return cls(parts, vocabulary, batches, targets)
+
+    def rows(self, split: str, z: Embeddings | None = None) -> tuple[Batch, torch.Tensor, torch.Tensor | None]:
+        """Batch, targets and explanations (or None) of a split, as `fit` takes them."""
+        return self.batches[split], self.targets[split], None if z is None else z[split]
+
+    def fit(self, model: Recommender, z: Embeddings | None = None, **options) -> FitResult:
+        """`fit` on the training split, stopping early by the validation split."""
+        return fit(model, *self.rows("train", z), self.rows("validation", z), **options)
+
+
+def mean_of_fits(
+    data: SplitData,
+    make_model: Callable[[], Recommender],
+    metrics: Callable[[np.ndarray, np.ndarray], Mapping[str, float]],
+    z: Embeddings | None = None,
+    fits: int = 3,
+    seed: int = 0,
+    **options,
+) -> tuple[dict[str, float], np.ndarray, list[Recommender]]:
+    """Fit a recommender `fits` times: the mean of its test metrics, the first fit's predictions, and the models.
+
+    Args:
+        metrics: (targets, predictions), both (N,), -> {name: value}.
+        z: explanation embeddings by split; None: without explanations.
+        options: of `fit`.
+    """
+    rows, predictions, models = [], [], []
+    for attempt in range(fits):
+        torch.manual_seed(1000 * seed + attempt)
+        models.append(make_model())
+        data.fit(models[-1], z, seed=1000 * seed + attempt, **options)
+        batch, targets, test_z = data.rows("test", z)
+        predictions.append(models[-1].predict(batch, test_z).numpy())
+        rows.append(metrics(targets.numpy(), predictions[-1]))
+    return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}, predictions[0], models

@@ -1,0 +1,379 @@
+"""One RecPIE run: data, policies, encoder and recommenders, held together so that the recipe shows the loop alone.
+
+RecPIE, Algorithm 1 and section 5. Departures:
+
+1. The loop starts with the recommendation component, on explanations by the untuned LLM: the reward of an untrained
+   recommender would teach nothing.
+2. The reward comes from models that were not trained on the row (`folds`); the recommender whose consumer table is the
+   soft prompt is trained on all rows and goes on from its weights of the round before, as in Algorithm 1.
+3. Every row of the table is a fresh fit (several, with different seeds), so that RecPIE and the recommender without
+   explanations differ in the explanations alone.
+4. Both stop early by the validation slice, which the paper does not have.
+5. "Converged": the mean reward of the PPO pass and the recommender's validation loss both changed by less than
+   `tolerance` since the round before. The paper says "until both converge".
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+
+from rlrec.arguments import DataArguments, PolicyArguments
+from rlrec.data.splits import recpie_samples
+from rlrec.encoders import TextEncoder
+from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
+from rlrec.experiment import Run, describe_samples, load_policies, load_prepared
+from rlrec.explanations import ExplanationStore
+from rlrec.policies.grammars import ContrastiveGrammar
+from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
+from rlrec.ppo import PPOConfig
+from rlrec.recommenders import NCF, CrossFit, Recommender, SelfAttentiveGRU, SplitData, cross_fit, mean_of_fits
+from rlrec.recommenders.base import interaction_names
+from rlrec.recpie import writing
+from rlrec.recpie.arguments import RecPIEArguments
+from rlrec.recpie.prompts import ExplanationPrompts
+from rlrec.recpie.quality import explanation_quality
+from rlrec.results import to_json, write_text_atomic
+
+FEATURES = ("like_rate", "item_mean")
+
+
+@dataclass
+class Explanations:
+    """The explanations of one variant as they stand: what Algorithm 1 changes in its explanation component.
+
+    Attributes:
+        name: of its rows: "recpie", or "recpie_<variant>".
+        prompts: of the variant.
+        training: newest texts of the training samples.
+        held_out: texts of the validation and test samples, one store per draw.
+        adapter: of the policy; None before any training.
+        recommender: the recommendation component w; its consumer table is the soft prompt.
+        rewarding: the out-of-fold models that reward, or `recommender` itself.
+        rounds: {round, policy_loss, recommender_loss} after each recommendation step.
+    """
+
+    name: str
+    prompts: ExplanationPrompts
+    training: ExplanationStore
+    held_out: list[ExplanationStore]
+    adapter: Path | None = None
+    recommender: Recommender | None = None
+    rewarding: Recommender | CrossFit | None = None
+    rounds: list[dict] = field(default_factory=list)
+
+    @property
+    def sides(self) -> tuple[str, ...]:
+        return self.prompts.sides
+
+
+class RecPIERun(Run):
+    """Loads what a run needs, trains and explains on demand, collects rows, and writes the results.
+
+    Raises:
+        ValueError, OSError: settings, data or model that cannot be used; nothing has been trained by then but the
+            embedded policy.
+    """
+
+    system = "recpie"
+    evaluation = ("recommender_fits", "robustness", "more_variants", "scoring_batch")
+
+    def __init__(
+        self,
+        arguments: RecPIEArguments,
+        data: DataArguments,
+        policy: PolicyArguments,
+        ppo: PPOConfig,
+        resolve_reward: Callable,
+    ):
+        super().__init__(arguments, data, policy, ppo, resolve_reward)
+        self.check_reward_weights(arguments.reward_funcs)
+        self.prepared = load_prepared(data, self.seed, self.state.print)
+        scale = tuple(self.prepared.metadata["rating_scale"])
+        self.stars = scale[1] - scale[0]
+        self.samples = recpie_samples(
+            self.prepared.interactions,
+            self.prepared.items,
+            rating_scale=scale,
+            threshold=4.0 if data.threshold is None else data.threshold,
+            label_rule=data.label_rule or "ge",
+            history_length=data.history_length,
+            min_history=data.min_history,
+            num_samples=data.num_samples,
+            training_fraction=arguments.training_fraction,
+            seed=self.seed,
+        )
+        self.state.print(describe_samples(self.prepared, self.samples))
+        self.data = self._split_data(use_history=True)
+        self.claim_folder()
+
+        def prompts(variant):
+            def make(style, domain, conversational, history_categories):
+                return ExplanationPrompts(variant, style, domain, conversational, history_categories, scale)
+
+            return make
+
+        training = self.data.samples["train"]
+        self.policies, template = load_policies(
+            policy, self.prepared, training, self.seed, prompts("contrastive"), ContrastiveGrammar
+        )
+        self.prompts = {
+            variant: prompts(variant)(
+                template.style, template.domain, template.conversational, template.history_categories
+            )
+            for variant in (arguments.variant, *arguments.more_variants)
+        }
+        self.encoder = self.load_encoder(self.policies, arguments.encoder)
+
+    # -- Algorithm 1 --------------------------------------------------------------------------------------------------
+    def begin(self, variant: str) -> Explanations:
+        """The explanations by the untuned LLM, without soft prompt, since no consumer table has been trained."""
+        name = "recpie" if variant == self.arguments.variant else f"recpie_{variant}"
+        explanations = Explanations(name, self.prompts[variant], ExplanationStore(), [])
+        self._write_explanations(explanations, "bootstrap", training=True)
+        return explanations
+
+    def train_policy(self, explanations: Explanations) -> None:
+        """Explanation component, lines 3 to 10: one PPO pass with the recommender fixed."""
+        arguments, number = self.arguments, len(explanations.rounds)
+        name = f"{explanations.name}_round_{number}"
+        context = {
+            "recommender": explanations.rewarding,
+            "encoder": self.encoder,
+            "vocabulary": self.data.vocabulary,
+            "sides": explanations.sides,
+            "recpie_baseline": arguments.recpie_baseline,
+            "store": explanations.training,
+        }
+        before = explanations.adapter
+        stage = self.train_stage(
+            name,
+            arguments.reward_funcs,
+            lambda policy: context,
+            load_policy=lambda: self._load_policy(explanations, before, going_on=True),
+            tokenizer=self.policies.tokenizer,
+            dataset=lambda: explanations.prompts.dataset(self.data.samples["train"]),
+            epochs=arguments.ppo_epochs,
+            round=number,
+        )
+        explanations.adapter = stage.adapter
+        explanations.training.merge(stage.explanations())
+        self._write_explanations(explanations, f"round_{number}", training=arguments.rewrite)
+        explanations.rounds.append({"round": number, "policy_loss": _policy_loss(stage.log_history)})
+
+    def fit_recommender(self, explanations: Explanations) -> None:
+        """Recommendation component, lines 11 to 21: E epochs with the policy fixed, and the models that reward."""
+        if not explanations.rounds:
+            explanations.rounds.append({"round": 0, "policy_loss": None})
+        round_ = explanations.rounds[-1]
+        folder = self.output / "recommenders" / explanations.name / f"round_{round_['round']}"
+        z = self._embed(explanations)
+        slots = {"explanation_slots": len(explanations.sides), "explanation_dim": self.encoder.dimension}
+        self.state.print(f"Round {round_['round']}: recommender on {len(explanations.training):,} explanations")
+        with self.state.main_process_first():
+            if not (folder / "losses.json").is_file():
+                self._fit_and_save(folder, explanations, z, slots)
+        explanations.recommender = SelfAttentiveGRU.from_pretrained(folder / "recommender")
+        explanations.rewarding = explanations.recommender
+        if self.arguments.folds:
+            explanations.rewarding = CrossFit.from_pretrained(folder / "folds", SelfAttentiveGRU)
+        round_ |= json.loads((folder / "losses.json").read_text(encoding="utf-8"))
+
+    def converged(self, explanations: Explanations) -> bool:
+        """Line 22: whether both losses have (almost) stopped changing, or the rounds are used up."""
+        rounds, tolerance = explanations.rounds, self.arguments.tolerance
+        if len(rounds) > self.arguments.rounds:
+            return True
+        if len(rounds) < 3:  # round 0 has no policy loss
+            return False
+        changes = [abs(rounds[-1][loss] - rounds[-2][loss]) for loss in ("policy_loss", "recommender_loss")]
+        return max(changes) < tolerance
+
+    # -- the rows of the table ----------------------------------------------------------------------------------------
+    def add_rows_without_text(self) -> None:
+        """The means, and the recommender without explanations, alone and with heuristics as context features."""
+        test = self.data.samples["test"]
+        for name, predictions in rating_heuristics(self.samples).items():
+            self.scores[name] = predictions
+            self.rows[name] = self._metrics(test["target"].to_numpy(), predictions)
+        self._add_fits("gru", self._make_model())
+        data = self._split_data(dense_features=FEATURES, use_history=True)
+        self._add_fits("gru_like_rate_item_mean", self._make_model(data=data), data=data)
+        data = self._split_data(use_history=True, use_categories=True)
+        if data.vocabulary.categories:
+            self._add_fits("gru_categories", self._make_model(data=data), data=data)
+
+    def add_row(self, name: str, explanations: Explanations) -> None:
+        """A recommender that reads these explanations, and what they are worth as texts."""
+        row = "_".join(filter(None, (explanations.name, name)))
+        for count in dict.fromkeys((1, self.arguments.num_explanations)):
+            z = self._embed(explanations, count)
+            mean = f"{row}_mean{count}" if count > 1 else row
+            models = self._add_fits(mean, self._make_model(explanations), z)
+            if count == 1:
+                self._add_shuffled_control(row, models, z)
+        test = self.data.samples["test"]
+        texts = {side: explanations.held_out[0].texts_for(test, side) for side in explanations.sides}
+        self.texts |= {f"{row}_{side}": written for side, written in texts.items()}
+        self.rows[row] |= explanation_quality(texts, test)
+        if not name:
+            self.controls[f"{row}_rounds"] = len(explanations.rounds) - 1
+            self.finished = {**getattr(self, "finished", {}), row: explanations}
+
+    def add_robustness_rows(self) -> None:
+        """Ablations 1 and 3, and the other recommender, with the explanations of the main variant."""
+        explanations, wanted = self.finished["recpie"], self.arguments.robustness
+        slots = len(explanations.sides)
+        if "free" in wanted:
+            self._add_fits("recpie_free", self._make_model(explanation_slots=slots, free_explanations=True))
+        if "llm_embeddings" in wanted:
+            encoder = self._tuned_encoder(explanations)
+            z = self._embed(explanations, encoder=encoder)
+            self._add_fits("recpie_llm_embeddings", self._make_model(explanations, encoder=encoder), z)
+        if "ncf" in wanted:
+            self._add_fits("ncf", self._make_model(kind=NCF))
+            self._add_fits("recpie_ncf", self._make_model(explanations, kind=NCF), self._embed(explanations))
+
+    def finish(self) -> None:
+        """Write results.json, predictions.parquet, tables, pictures and model card; print the tables."""
+        rounds = {name: explanations.rounds for name, explanations in self.finished.items()}
+        self.write(self.prepared, self.data.samples, rounds=rounds, training_fraction=self.arguments.training_fraction)
+
+    # -- parts --------------------------------------------------------------------------------------------------------
+    def _split_data(self, **options) -> SplitData:
+        target = "target" if self.arguments.objective == "rating" else "label"
+        return SplitData.build(self.samples, target=target, **options)
+
+    def _metrics(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+        return rating_metrics(targets, predictions, self.data.samples["test"]["label"].to_numpy(), self.stars)
+
+    @property
+    def _fit_options(self) -> dict:
+        return {
+            "epochs": self.arguments.recommender_epochs,
+            "batch_size": self.arguments.recommender_batch,
+            "learning_rate": self.arguments.recommender_learning_rate,
+        }
+
+    def _make_model(
+        self,
+        explanations: Explanations | None = None,
+        *,
+        kind: type[Recommender] = SelfAttentiveGRU,
+        data: SplitData | None = None,
+        encoder: TextEncoder | None = None,
+        **options,
+    ) -> Callable[[], Recommender]:
+        """A function that makes an untrained recommender, with slots for `explanations` if they are given."""
+        sizes = (data or self.data).vocabulary.sizes()
+        options |= {"objective": self.arguments.objective, "id_dropout": self.arguments.id_dropout}
+        if explanations is not None:
+            options["explanation_slots"] = len(explanations.sides)
+            options["explanation_dim"] = (encoder or self.encoder).dimension
+        return lambda: kind(**sizes, **options)
+
+    def _add_fits(self, row: str, make_model, z=None, data: SplitData | None = None) -> list[Recommender]:
+        fits = self.arguments.recommender_fits
+        self.rows[row], self.scores[row], models = mean_of_fits(
+            data or self.data, make_model, self._metrics, z, fits, self.seed, **self._fit_options
+        )
+        return models
+
+    def _add_shuffled_control(self, row: str, models: list[Recommender], z) -> None:
+        """The same models with other samples' explanations: what is left is not the explanations' doing."""
+        order = torch.randperm(len(z["test"]), generator=torch.Generator().manual_seed(self.seed))
+        targets = self.data.targets["test"].numpy()
+        shuffled = [
+            self._metrics(targets, m.predict(self.data.batches["test"], z["test"][order]).numpy()) for m in models
+        ]
+        self.controls[f"{row}_shuffled"] = {
+            metric: float(np.mean([one[metric] for one in shuffled])) for metric in ("rmse", "auc")
+        }
+
+    def _embed(
+        self, explanations: Explanations, count: int = 1, encoder: TextEncoder | None = None
+    ) -> dict[str, torch.Tensor]:
+        """(N, sides, d) by split: the newest text of training samples, the mean of `count` of the others."""
+        encoder, sides, parts = encoder or self.encoder, explanations.sides, self.data.samples
+        z = {"train": explanations.training.embeddings_for(parts["train"], encoder, sides)}
+        for split in ("validation", "test"):
+            draws = [store.embeddings_for(parts[split], encoder, sides) for store in explanations.held_out[:count]]
+            z[split] = torch.stack(draws).mean(0)
+        return z
+
+    def _fit_and_save(self, folder: Path, explanations: Explanations, z, slots: dict) -> None:
+        make_model = self._make_model(explanations)
+        torch.manual_seed(self.seed)
+        recommender = make_model()
+        if explanations.recommender is not None:
+            recommender.load_state_dict(explanations.recommender.state_dict())
+        result = self.data.fit(recommender, z, seed=self.seed, **self._fit_options)
+        recommender.save_pretrained(folder / "recommender", self.data.vocabulary)
+        if self.arguments.folds:
+            crossed = cross_fit(
+                make_model,
+                *self.data.rows("train", z),
+                groups=interaction_names(self.data.samples["train"]),
+                folds=self.arguments.folds,
+                validation=self.data.rows("validation", z),
+                seed=self.seed,
+                **self._fit_options,
+            )
+            crossed.save_pretrained(folder / "folds")
+        best = result.history[result.best_epoch - 1]
+        loss = best["validation_rmse"] ** 2 if "validation_rmse" in best else best["validation_log_loss"]
+        write_text_atomic(folder / "losses.json", to_json({"recommender_loss": loss}) + "\n")
+
+    def _load_policy(self, explanations: Explanations, adapter: Path | None, going_on: bool = False):
+        """The policy with its soft prompt; `going_on` accepts that the recommender has trained the table further."""
+        policy = self.policies.load(adapter).to(self.state.device)
+        if not self.arguments.soft_prompt or explanations.recommender is None:
+            return policy
+        table, users = explanations.recommender.consumer_table, self.data.vocabulary.users
+        if adapter is None:
+            soft_prompt = SoftPrompt.for_model(policy, table, users, self.seed)
+        else:
+            soft_prompt = SoftPrompt.load(adapter, table, users, table_went_on=going_on)
+        return attach_soft_prompt(policy, soft_prompt)
+
+    def _write_explanations(self, explanations: Explanations, name: str, training: bool) -> None:
+        """The texts of the held-out samples, and those of the training samples if asked for."""
+        parts = {"held_out": (pl.concat([self.data.samples[s] for s in ("validation", "test")], how="vertical"),
+                              self.arguments.num_explanations)}  # fmt: skip
+        if training:
+            parts["training"] = self.data.samples["train"], 1
+        for part, (samples, count) in parts.items():
+            stores = writing.write_explanations(
+                self.output / "explanations" / f"{explanations.name}_{name}_{part}",
+                samples,
+                explanations.prompts,
+                self.policies.tokenizer,
+                lambda: self._load_policy(explanations, explanations.adapter),
+                count=count,
+                max_new_tokens=self.ppo.max_completion_length,
+                batch_size=self.arguments.generation_batch,
+                seed=self.seed,
+                round=len(explanations.rounds),
+            )
+            if part == "training":
+                explanations.training = stores[0]
+            else:
+                explanations.held_out = stores
+
+    def _tuned_encoder(self, explanations: Explanations) -> TextEncoder:
+        """Ablation 3: the LLM that wrote the explanations, adapter and all, encodes them."""
+        tuned = self.policies.load(explanations.adapter).merge_and_unload()
+        tuned = tuned.requires_grad_(False).eval().to(self.state.device)
+        return TextEncoder(tuned, self.policies.tokenizer, self.arguments.scoring_batch)
+
+
+def _policy_loss(log_history: list[dict]) -> float:
+    """1 - the mean reward (eq. 4 where it is logged) over the last quarter of a PPO pass."""
+    name = "recpie/reward" if any("recpie/reward" in record for record in log_history) else "reward"
+    rewards = [record[name] for record in log_history if name in record]
+    last = rewards[-max(1, len(rewards) // 4) :]
+    return 1.0 - float(np.mean(last))
