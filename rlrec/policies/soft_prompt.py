@@ -1,7 +1,7 @@
 """The soft prompt: one input vector per consumer in front of the prompt, shared with the recommender.
 
 Paper: RecPIE, sections 3.4.1 and 3.5: X = e_i (+) E(prompt), where e_i is row i of the recommender's consumer table
-E_c and E the LLM's tokenizer. Section 3.6: E_c belongs to the recommender's parameters w, fixed while PPO trains the LLM.
+E_c and E the LLM's tokenizer. Section 3.6: E_c is among the recommender's parameters w, fixed while PPO trains.
 
 Each consumer is one token behind the vocabulary: id V + i is looked up in proj(E_c), every id below V as before. Only
 the class of the model's input embedding changes, so that its parameters, state dict, saved files, tied LM head and
