@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from rlrec.alternating import PolicyStage, stage_config
+from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,28 @@ def test_a_stage_cut_off_ends_like_an_uninterrupted_one(finished, train, tmp_pat
     assert resumed.explanations().to_frame().equals(finished.explanations().to_frame())
     rewards = [[e["reward"] for e in stage.log_history if "reward" in e] for stage in (resumed, finished)]
     assert rewards[0] == rewards[1]
+
+
+def test_a_stage_with_a_soft_prompt(train, small_policies, small_world, tmp_path):
+    """Cut off and resumed like any other; its adapter says which consumer table it needs."""
+    users = sorted({row["user_id"] for row in small_world.train_rows})
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(len(users) + 1, 8)
+
+    def load_policy():
+        policy = small_policies.load()
+        return attach_soft_prompt(policy, SoftPrompt.for_model(policy, table, users))
+
+    whole = train(tmp_path / "whole", load_policy=load_policy)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", load_policy=load_policy, cut_off=3)
+    resumed = adapter(train(tmp_path / "cut", load_policy=load_policy))
+    assert all(torch.equal(resumed[name], value) for name, value in adapter(whole).items())
+    SoftPrompt.load(whole.adapter, table, users)
+    with torch.no_grad():
+        table.weight[1] += 1
+    with pytest.raises(ValueError, match="was saved with consumer_table_sha256"):
+        SoftPrompt.load(whole.adapter, table, users)
 
 
 def test_a_half_written_checkpoint_is_passed_over(finished, train, tmp_path):

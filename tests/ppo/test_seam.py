@@ -67,6 +67,8 @@ def test_fused_head():
         (trl.GRPOTrainer.__init__, "self._buffered_inputs = None"),
         (trl.GRPOTrainer.__init__, 'model.add_adapter("ref", default_config)'),
         (trl.GRPOTrainer.__init__, '"advantages": deque'),
+        (trl.GRPOTrainer._generate_and_score_completions, 'prompts = [x["prompt"] for x in inputs]'),
+        (trl.GRPOTrainer._generate, "prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)"),
         (trl.GRPOTrainer._generate_and_score_completions, 'output["old_per_token_logps"]'),
         (trl.GRPOTrainer._generate_and_score_completions, 'output["ref_per_token_logps"]'),
         (trl.GRPOTrainer._generate_and_score_completions, "frac_reward_zero_std"),

@@ -101,7 +101,9 @@ RESUMABLE = {"lora": True, "save_strategy": "steps", "save_steps": 2, "max_steps
 
 
 def _train_on_ranks(output_dir: str) -> None:
-    """Trains on several ranks, then lets a reward fail on the last one; each rank writes what it saw."""
+    """Trains on several ranks, also on pairs, then a reward fails on the last one; each rank writes what it saw."""
+    from soft_prompt_training import train_pairs  # which imports this file
+
     rank = int(os.environ["RANK"])
     run = trainer(output_dir, per_device_train_batch_size=4, lora=True, normalize_rewards=True, max_steps=6)
     rollouts = []
@@ -119,6 +121,8 @@ def _train_on_ranks(output_dir: str) -> None:
         },
         f"{output_dir}/rank{rank}.pt",
     )
+
+    train_pairs(output_dir)
 
     def fails_on_last_rank(completions, **columns):
         if rank == 1:
