@@ -8,11 +8,12 @@ computed; each other metric when its model is given: Coverage with `--conllu` or
 Informativeness and Fluency with the local folder of a checkpoint.
 
 In a CoNLL-U file each review is one document, `# newdoc id = <user_id>/<item_id>`; double propagation runs over all
-documents of the file. With `--spacy_model` it runs over the reviews of the rows.
+documents of the file. With `--spacy_model` it runs over the reviews of the rows. Without a parser, `--window` gives
+`coverage_window`, a rough stand-in that is not RecPIE's Coverage (rlrec/evaluation/window.py).
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +28,7 @@ from rlrec.evaluation.aspects import (
 )
 from rlrec.evaluation.parses import parse_with_spacy, read_conllu
 from rlrec.evaluation.text import explanation_quality
+from rlrec.evaluation.window import window_terms
 from rlrec.results import to_json, write_text_atomic
 from rlrec.tables import markdown_table
 
@@ -89,7 +91,7 @@ def review_terms(
     *,
     conllu: str | Path | None = None,
     spacy_model: str | Path | None = None,
-    lexicon: Sequence[str | Path] = (),
+    opinions: Iterable[str] = SEED_OPINIONS,
     min_count: int = 2,
 ) -> list[list[str] | None]:
     """The aspect terms of each row's review by Double Propagation; None where a row has no (parsed) review.
@@ -108,7 +110,6 @@ def review_terms(
     else:
         texts = {key: text for key, text in zip(keys, reviews) if text and text.strip()}
         documents = dict(zip(texts, parse_with_spacy(list(texts.values()), spacy_model)))
-    opinions = read_opinion_lexicon(*lexicon) if lexicon else SEED_OPINIONS
     found = double_propagation(documents.values(), opinions, min_count=min_count)
     return [aspect_terms(documents[key], found) if key in documents else None for key in keys]
 
@@ -117,17 +118,19 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, list[dict]]:
     """{explanation column: rows of metric, score, checkpoint and flags}."""
     frame, columns = read_explanations(arguments.explanations, arguments.columns)
     reviews = find_reviews(frame, arguments.reviews)
-    parses = arguments.conllu or arguments.spacy_model
-    terms = None
-    if parses:
-        terms = review_terms(
+    terms = {}  # by the name of the metric
+    opinions = read_opinion_lexicon(*arguments.lexicon) if arguments.lexicon else SEED_OPINIONS
+    if arguments.conllu or arguments.spacy_model:
+        terms["coverage"] = review_terms(
             frame,
             reviews,
             conllu=arguments.conllu,
             spacy_model=arguments.spacy_model,
-            lexicon=arguments.lexicon,
+            opinions=opinions,
             min_count=arguments.min_count,
         )
+    if arguments.window:
+        terms["coverage_window"] = window_terms(reviews, opinions, min_count=arguments.min_count)
     results = {}
     for column in columns:
         texts = frame[column].to_list()
@@ -143,15 +146,16 @@ def evaluate(arguments: argparse.Namespace) -> dict[str, list[dict]]:
             batch_size=arguments.batch_size,
             max_length=arguments.max_length,
         )
-        if terms is not None:
-            summary = summarise_coverage(coverage(texts, terms, read_quotations=not arguments.skip_quotations))
+        for metric, wanted in terms.items():
+            summary = summarise_coverage(coverage(texts, wanted, read_quotations=not arguments.skip_quotations))
             score = summary.pop("coverage")
             flags = summary | {
                 "lexicon": ", ".join(map(str, arguments.lexicon)) or "built-in seeds",
                 "min_count": arguments.min_count,
                 "quotations": not arguments.skip_quotations,
             }
-            results[column].append({"metric": "coverage", "score": score, "checkpoint": str(parses), "flags": flags})
+            parses = str(arguments.conllu or arguments.spacy_model) if metric == "coverage" else None
+            results[column].append({"metric": metric, "score": score, "checkpoint": parses, "flags": flags})
     return results
 
 
@@ -175,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--reviews", type=Path, help="prepared dataset or .parquet (default: the table's own column)")
     parser.add_argument("--conllu", type=Path, help="Coverage: parsed reviews")
     parser.add_argument("--spacy_model", help="Coverage: folder of a spaCy pipeline that parses the reviews")
+    parser.add_argument("--window", action="store_true", help="coverage_window, a rough stand-in without a parser")
     parser.add_argument("--lexicon", type=Path, nargs="+", default=[], help="opinion words, Hu and Liu's format")
     parser.add_argument("--min_count", type=int, default=2, help="aspect terms seen fewer times are dropped")
     parser.add_argument("--skip_quotations", action="store_true", help="Coverage: do not read quoted titles")

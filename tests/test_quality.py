@@ -136,7 +136,15 @@ def test_real_gift_cards(tmp_path):
     documents = {f"{user}/{item}": PARSES[text] for user, item, text in parsed["user_id", "item_id", "review"].rows()}
     (tmp_path / "reviews.conllu").write_text(conllu(documents), encoding="utf-8")
 
-    options = ["--reviews", tmp_path / "prepared", "--conllu", tmp_path / "reviews.conllu", "--min_count", 1]
+    options = [
+        "--reviews",
+        tmp_path / "prepared",
+        "--conllu",
+        tmp_path / "reviews.conllu",
+        "--min_count",
+        1,
+        "--window",
+    ]
     main(list(map(str, [tmp_path / "texts.parquet", *options])))
 
     results = json.loads((tmp_path / "quality.json").read_text(encoding="utf-8"))
@@ -147,6 +155,12 @@ def test_real_gift_cards(tmp_path):
     for table in scores.values():
         assert table["coverage"]["flags"]["rows"] == 5
         assert table["coverage"]["flags"]["without_review"] == 45
+        # without a parser: every review with a presumed aspect counts
+        window = table["coverage_window"]
+        assert window["checkpoint"] is None
+        assert 20 < window["flags"]["rows"] <= 50
+    assert scores["explanation_review"]["coverage_window"]["score"] == 1.0
+    assert 0 < scores["explanation_constant"]["coverage_window"]["score"] < 1
     assert scores["explanation_review"]["bleu"]["score"] == pytest.approx(100)
     assert 0 < scores["explanation_title"]["bleu"]["score"] < 10
     best = scores["explanation_review"]

@@ -7,6 +7,7 @@
 | `reasons` | coverage and precision of the true reasons of a simulated world |
 | `aspects` | RecPIE's Coverage: double propagation over parsed reviews, and what of its terms an explanation names |
 | `parses` | dependency parses of reviews, from CoNLL-U files or by a local spaCy pipeline (extra `coverage`) |
+| `window` | a rough stand-in for aspect terms where there is no parser |
 | `text` | BLEU, ROUGE, BERTScore, BLEURT, Informativeness, Fluency (extra `text`; imported on its own) |
 | `controls` | shuffled labels, shuffled explanations, permutation AUC |
 | `significance` | bootstrap intervals of AUC and of AUC differences, mean and deviation over seeds, paired tests |

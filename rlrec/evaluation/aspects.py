@@ -221,8 +221,12 @@ def aspect_terms(document: Document, propagation: Propagation) -> list[str]:
     return list(dict.fromkeys(terms))
 
 
-def _singulars(word: str) -> set[str]:
-    """The word and what it may be the plural of."""
+def singulars(word: str) -> set[str]:
+    """The word and what it may be the regular plural of.
+
+    >>> sorted(singulars("boxes")), singulars("glass")
+    (['box', 'boxe', 'boxes'], {'glass'})
+    """
     forms = {word}
     if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
         forms |= {word[:-1]}
@@ -237,7 +241,7 @@ def names_term(text: str, term: str) -> bool:
     >>> names_term("Great Batteries' life!", "battery life"), names_term("A cartoon.", "car")
     (True, False)
     """
-    words = [_singulars(word) for word in re.findall(r"\w+", text.casefold())]
+    words = [singulars(word) for word in re.findall(r"\w+", text.casefold())]
     wanted = re.findall(r"\w+", term.casefold())
     starts = range(len(words) - len(wanted) + 1) if wanted else ()
     return any(all(want in words[start + k] for k, want in enumerate(wanted)) for start in starts)
