@@ -165,7 +165,8 @@ def quality_table(results: dict[str, list[dict]]) -> str:
     for column, rows in results.items():
         for row in rows:
             score = "-" if row["score"] is None else f"{row['score']:.4f}"
-            flags = ", ".join(f"{key}={value}" for key, value in row["flags"].items())
+            values = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row["flags"].items()}
+            flags = ", ".join(f"{name}={value}" for name, value in values.items())
             lines.append([column.removeprefix("explanation_"), row["metric"], score, row["checkpoint"] or "-", flags])
     return markdown_table(["explanations", "metric", "score", "checkpoint", "flags"], lines)
 

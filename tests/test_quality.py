@@ -67,6 +67,24 @@ def test_scores_with_checkpoint_and_flags(run, capsys):
     assert not list(run.glob("*.tmp"))
 
 
+def test_reviews_parsed_by_a_spacy_pipeline(run):
+    spacy = pytest.importorskip("spacy")
+
+    @spacy.language.Language.component("rlrec_bread_and_soups")
+    def parse_by_hand(doc):  # with the labels of spaCy's English models
+        annotations = {"pos": ["ADJ", "NOUN", "CCONJ", "NOUN"], "lemmas": ["great", "bread", "and", "soup"]}
+        annotations |= {"heads": [1, 1, 1, 1], "deps": ["amod", "ROOT", "cc", "conj"]}
+        return spacy.tokens.Doc(doc.vocab, words=[token.text for token in doc], **annotations)
+
+    pipeline = spacy.blank("en")
+    pipeline.add_pipe("rlrec_bread_and_soups")
+    pipeline.to_disk(run / "model")
+    main([str(run), "--columns", "explanation_good", "--spacy_model", str(run / "model"), "--min_count", "1"])
+    row = json.loads((run / "quality.json").read_text(encoding="utf-8"))["explanation_good"][-1]
+    assert (row["metric"], row["score"], row["checkpoint"]) == ("coverage", 1.0, str(run / "model"))
+    assert (row["flags"]["terms_per_review"], row["flags"]["without_review"]) == (2.0, 2)
+
+
 def test_columns_lexicon_and_output(run, tmp_path):
     (tmp_path / "words.txt").write_text("; nothing of the review\nodd\n", encoding="utf-8")
     output = tmp_path / "deep" / "out.json"

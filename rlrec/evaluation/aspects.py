@@ -235,16 +235,23 @@ def singulars(word: str) -> set[str]:
     return forms
 
 
-def names_term(text: str, term: str) -> bool:
-    """Whether the text holds the term as whole words, whatever the case, in the singular or a regular plural.
+def named_terms(text: str, terms: Sequence[str]) -> list[str]:
+    """The terms that stand in the text as whole words, whatever the case, in the singular or a regular plural.
 
-    >>> names_term("Great Batteries' life!", "battery life"), names_term("A cartoon.", "car")
-    (True, False)
+    >>> named_terms("Great Batteries' life in a cartoon!", ["battery life", "car", "cartoon"])
+    ['battery life', 'cartoon']
     """
     words = [singulars(word) for word in re.findall(r"\w+", text.casefold())]
-    wanted = re.findall(r"\w+", term.casefold())
-    starts = range(len(words) - len(wanted) + 1) if wanted else ()
-    return any(all(want in words[start + k] for k, want in enumerate(wanted)) for start in starts)
+    anywhere = set().union(*words)
+
+    def named(term: str) -> bool:
+        wanted = re.findall(r"\w+", term.casefold())
+        if not wanted or not anywhere.issuperset(wanted):
+            return False
+        starts = range(len(words) - len(wanted) + 1)
+        return any(all(want in words[start + k] for k, want in enumerate(wanted)) for start in starts)
+
+    return [term for term in terms if named(term)]
 
 
 def coverage(
@@ -278,7 +285,7 @@ def coverage(
     for text, wanted in zip(explanations, terms):
         if not read_quotations:
             text = mask_quotations(text, find_quotations(text))
-        named = [term for term in wanted or () if names_term(text, term)]
+        named = named_terms(text, wanted or ())
         rows.append((None if wanted is None else list(wanted), named, len(named) / len(wanted) if wanted else None))
     schema = {"terms": pl.List(pl.String), "named": pl.List(pl.String), "coverage": pl.Float64}
     return pl.DataFrame(rows, schema=schema, orient="row")

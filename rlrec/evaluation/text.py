@@ -357,7 +357,7 @@ def explanation_quality(
         add("bertscore", model, result, measure="F1", layer=bert_layer, idf=False, rescaled=False)
     if bleurt_path:
         model = Checkpoint.load(bleurt_path, AutoModelForSequenceClassification, device, max_length)
-        add("bleurt", model, bleurt(model, texts, reviews, batch_size), pair="reference, explanation")
+        add("bleurt", model, bleurt(model, texts, reviews, batch_size), pair="(reference, explanation)")
     if informativeness_path:
         model = load_language_model(informativeness_path, device, max_length)
         add("informativeness", model, log_likelihoods(model, texts, reviews, batch_size), given="review | explanation")

@@ -6,7 +6,7 @@ from rlrec.evaluation.aspects import (
     aspect_terms,
     coverage,
     double_propagation,
-    names_term,
+    named_terms,
     read_opinion_lexicon,
     summarise_coverage,
 )
@@ -144,7 +144,7 @@ def test_lexicon_files(tmp_path):
     ],
 )
 def test_whole_words_and_plurals(text, term, named):
-    assert names_term(text, term) is named
+    assert named_terms(text, [term]) == [term] * named
 
 
 def test_coverage_by_hand():
