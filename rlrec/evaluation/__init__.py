@@ -5,32 +5,51 @@
 | `ctr` | AUC, LogLoss, MAE, RMSE; the temperature of ExpCTR's eq. 8; the rows that need no text |
 | `faithfulness` | are cited titles in the user's history, with the right polarity, and does the verdict follow? |
 | `reasons` | coverage and precision of the true reasons of a simulated world |
+| `aspects` | RecPIE's Coverage: double propagation over parsed reviews, and what of its terms an explanation names |
+| `parses` | dependency parses of reviews, from CoNLL-U files or by a local spaCy pipeline (extra `coverage`) |
+| `window` | a rough stand-in for aspect terms where there is no parser |
+| `text` | BLEU, ROUGE, BERTScore, BLEURT, Informativeness, Fluency (extra `text`; imported on its own) |
 | `controls` | shuffled labels, shuffled explanations, permutation AUC |
 | `significance` | bootstrap intervals of AUC and of AUC differences, mean and deviation over seeds, paired tests |
 | `hf` | the CTR metrics as `evaluate.Metric` classes that work offline (extra `metrics`; imported on its own) |
 """
 
+from rlrec.evaluation.aspects import (
+    aspect_terms,
+    coverage,
+    double_propagation,
+    read_opinion_lexicon,
+    summarise_coverage,
+)
 from rlrec.evaluation.controls import permutation_auc, shuffle_labels, shuffled_partners
 from rlrec.evaluation.ctr import ctr_metrics, fit_temperature, heuristic_rows, heuristic_scores, mean_score
 from rlrec.evaluation.faithfulness import check_explanations, summarise_checks
+from rlrec.evaluation.parses import parse_with_spacy, read_conllu
 from rlrec.evaluation.reasons import check_reasons, summarise_reasons
 from rlrec.evaluation.significance import auc_difference, auc_interval, mean_and_sd, paired_tests
 
 __all__ = [
+    "aspect_terms",
     "auc_difference",
     "auc_interval",
     "check_explanations",
     "check_reasons",
+    "coverage",
     "ctr_metrics",
+    "double_propagation",
     "fit_temperature",
     "heuristic_rows",
     "heuristic_scores",
     "mean_and_sd",
     "mean_score",
     "paired_tests",
+    "parse_with_spacy",
     "permutation_auc",
+    "read_conllu",
+    "read_opinion_lexicon",
     "shuffle_labels",
     "shuffled_partners",
     "summarise_checks",
+    "summarise_coverage",
     "summarise_reasons",
 ]
