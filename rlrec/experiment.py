@@ -209,7 +209,7 @@ def load_policies(
 
     Args:
         training: the training samples, on which the embedded policy is bootstrapped without their labels.
-        make_template: (style, domain, conversational, history_categories) -> template with rows, generation and ctr.
+        make_template: (style, domain, conversational, history_categories) -> template (rows, generation, maybe ctr).
         make_grammar: domain -> the embedded policy's grammar.
     """
     domain = prepared.metadata["domain"]
@@ -251,4 +251,5 @@ def load_policies(
     )
     rows = template.rows(training)
     grammar = make_grammar(domain)
-    return embedded_policies(rows, catalogue, template.generation, template.ctr, grammar, config, lora), template
+    ctr = getattr(template, "ctr", None)  # RecPIE asks its policy for no verdict
+    return embedded_policies(rows, catalogue, template.generation, ctr, grammar, config, lora), template

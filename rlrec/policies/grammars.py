@@ -4,7 +4,7 @@ A draw never looks at the label. What it says of the history is true, and which 
 whatever is predictive later on, beyond what truth alone gives away, is what reinforcement learning has put there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -43,6 +43,15 @@ class VerdictGrammar:
         *(*POLARITY, *VERDICT),
         *("This", "is", "and", "they", "so", "will", "likely", "it"),
     )
+    practised: ClassVar[tuple[str, ...]] = ()  # titles alone
+    practised_loss: ClassVar[float | None] = 0.04
+
+    def practice(self, row: Mapping, rng: np.random.Generator, count: int) -> tuple[str, list[list[str]]]:
+        """Citations of titles liked and disliked, and for each the titles that are as right."""
+        labels = np.asarray(row["history_labels"])
+        drawn = labels[rng.integers(len(labels), size=count)]
+        titles = [[t for t, label in zip(row["history_titles"], labels) if label == p] for p in drawn]
+        return " ".join(f'{POLARITY[p]} "{rng.choice(t)}"' for p, t in zip(drawn, titles)), titles
 
     def draw(self, row: Mapping, rng: np.random.Generator) -> Drawn:
         """One label-blind explanation of `row` (category_words, crowd, history_titles, history_labels)."""
@@ -56,15 +65,16 @@ class VerdictGrammar:
 
 @dataclass(frozen=True)
 class ContrastiveGrammar:
-    """RecPIE's explanations: how strongly one side's evidence speaks, for liking ("pos") or against it ("neg").
+    """RecPIE's explanations: what the history says about one of the target's categories, for ("pos") or against it.
 
-        This CATEGORY DOMAIN is CROWD and (strongly|barely) suits one who liked "TITLE".
-        This CATEGORY DOMAIN is CROWD and (strongly|barely) repels one who disliked "TITLE".
+        Such CATEGORY (often|rarely) pleased them.
+        Such CATEGORY (often|rarely) displeased them.
 
-    "strongly" is true where the cited item has the named category too, and "barely" where it has not. Which of the two
-    is drawn evenly where the history allows both; so before any training explanations tell only whether there is such
-    evidence, and reinforcement learning has to find out when to cite it. Without a title of the polarity "barely" is
-    all that can be said. The side "general" is one of the two forms, drawn evenly.
+    The category is drawn evenly from the target's. "often" is drawn as often as the history bears it out, with the
+    share of its items of that category that were liked or disliked (half an item of each kind added). So before any
+    training explanations are a noisy account of the evidence, and reinforcement learning has to find out which of it
+    to name, and when to call it much. They cite no title: a title says nothing in itself, and in an embedding of so
+    short a text it drowns what the other words say. The side "general" is one of the two forms, drawn evenly.
 
     Args:
         domain: the word for an item ("film").
@@ -73,28 +83,39 @@ class ContrastiveGrammar:
     domain: str
     sides: ClassVar[tuple[str, ...]] = ("pos", "neg", "general")
     words: ClassVar[tuple[str, ...]] = (
-        *POLARITY,
-        *("This", "is", "and", "strongly", "barely", "suits", "repels", "one", "who", "them"),
-        *("good", "bad", "because"),  # the last words of the three sides' prompts
+        *("Such", "often", "rarely", "pleased", "displeased", "them"),
+        *(*POLARITY, "all", *map(str, range(11)), "target", "good", "bad", "because"),  # its prompts' words
     )
+    practised: ClassVar[tuple[str, ...]] = ("often", "rarely")
+    practised_loss: ClassVar[float | None] = None  # drawn by chance, so no loss is low enough to stop at
+
+    def practice(self, row: Mapping, rng: np.random.Generator, count: int) -> tuple[str, list[list[str]]]:
+        """Several draws in a row: without so many chances per prompt, counts are not read in 400 steps."""
+        return " ".join(self.draw(row, rng).text for _ in range(count)), []
 
     def draw(self, row: Mapping, rng: np.random.Generator) -> Drawn:
-        """One label-blind explanation of `row` (as for ExpCTR, and side, history_categories, categories)."""
+        """One label-blind explanation of `row` (side, categories, category_words, history_labels, ..._categories)."""
         positive = int(rng.integers(2)) if row["side"] == "general" else int(row["side"] == "pos")
         drawn = int(rng.integers(len(row["category_words"]))) if row["category_words"] else None
-        category = f"{row['category_words'][drawn]} " if drawn is not None else ""
-        name = row["categories"][drawn] if drawn is not None else None
-        history = zip(row["history_titles"], row["history_labels"], row["history_categories"])
-        titles = ([], [])  # without and with the category
-        for title, label, categories in history:
-            if label == positive:
-                titles[name in (categories or [])].append(title)
-        strong = int(rng.integers(2)) if all(titles) else int(bool(titles[1]))
-        text = f"This {category}{self.domain} is {row['crowd']} and {('barely', 'strongly')[strong]} "
-        text += "suits " if positive else "repels "
-        cited = titles[strong]
-        text += f'one who {POLARITY[positive]} "{cited[rng.integers(len(cited))]}".' if cited else "them."
-        return Drawn(text, int(strong == positive), cited)
+        name = None if drawn is None else row["categories"][drawn]
+        of_category = [
+            label == positive
+            for label, categories in zip(row["history_labels"], row["history_categories"])
+            if name is None or name in (categories or [])
+        ]
+        often = int(rng.random() < smoothed_share(of_category))
+        named = self.domain if drawn is None else row["category_words"][drawn]
+        text = f"Such {named} {('rarely', 'often')[often]} {('displeased', 'pleased')[positive]} them."
+        return Drawn(text, int(often == positive), [])
+
+
+def smoothed_share(flags: Sequence[bool]) -> float:
+    """Share of true flags, with half a true and half a false one added.
+
+    >>> smoothed_share([True, True]), smoothed_share([])
+    (0.8333333333333334, 0.5)
+    """
+    return (sum(flags) + 0.5) / (len(flags) + 1)
 
 
 def _category(row: Mapping, rng: np.random.Generator) -> str:

@@ -39,7 +39,7 @@ def embedded_policies(
     rows: Sequence[Mapping],
     catalogue: Sequence[tuple],
     generation: Callable[[Mapping], str],
-    ctr: Callable[[str], str],
+    ctr: Callable[[str], str] | None,
     grammar: Grammar,
     config: TinyConfig,
     lora: LoraConfig,

@@ -35,7 +35,7 @@ from rlrec.policies.grammars import POLARITY, ContrastiveGrammar, VerdictGrammar
 Grammar = VerdictGrammar | ContrastiveGrammar
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 RAMP_STEPS = 50
-LEARNED_LOSS, LEARNED_OVER = 0.04, 20  # copying and judging are learned when the last 20 batches' mean loss is below
+JUDGED_LOSS, LEARNED_OVER = 0.04, 20  # judging is learned when the last 20 batches' mean loss is below
 VERSION = 10  # part of the cache key: raise it when the bootstrap changes
 
 
@@ -133,6 +133,7 @@ class _Bootstrap:
         self.tokenizer, self.rows, self.catalogue, self.rng = tokenizer, rows, catalogue, rng
         self.generation, self.ctr, self.grammar = generation, ctr, grammar
         self.answers = [tokenizer.convert_tokens_to_ids(a) for a in ("No", "Yes")]
+        self.practised = torch.tensor(tokenizer.convert_tokens_to_ids(list(grammar.practised)), dtype=torch.long)
         self.first_title = min(tokenizer.convert_tokens_to_ids(f'"{t}"') for t, *_ in catalogue)
 
     def synthetic_row(self) -> dict:
@@ -150,16 +151,11 @@ class _Bootstrap:
             "side": sides[rng.integers(len(sides))] if len(sides) > 1 else sides[0],
         }
 
-    def copying(self, size: int, citations: int = 6):
-        """Prompts followed by several citations; only titles are targets."""
-        rows, texts, right = [self.synthetic_row() for _ in range(size)], [], []
-        for row in rows:
-            labels = np.asarray(row["history_labels"])
-            drawn = labels[self.rng.integers(len(labels), size=citations)]
-            titles = [[t for t, label in zip(row["history_titles"], labels) if label == p] for p in drawn]
-            texts.append(" ".join(f'{POLARITY[p]} "{self.rng.choice(t)}"' for p, t in zip(drawn, titles)))
-            right.append(titles)
-        return self._batch(rows, texts, right, titles_only=True)
+    def practising(self, size: int, count: int = 6):
+        """Prompts of synthetic rows followed by what the grammar practises, several times; only that is a target."""
+        rows = [self.synthetic_row() for _ in range(size)]
+        texts, right = zip(*(self.grammar.practice(row, self.rng, count) for row in rows))
+        return self._batch(rows, texts, right, practised_only=True)
 
     def explaining(self, size: int, synthetic: float = 0.5):
         """Prompts followed by a drawn explanation; all its tokens are targets."""
@@ -176,7 +172,7 @@ class _Bootstrap:
         encoded = self.tokenizer([self.ctr(d.text) for d in drawn], padding=True, return_tensors="pt")
         return encoded, torch.tensor([self.answers[d.answer] for d in drawn])
 
-    def _batch(self, rows, texts, titles, titles_only: bool = False):
+    def _batch(self, rows, texts, titles, practised_only: bool = False):
         """Right-padded ids, (B, L-1) target mask, and for each title target the set of right titles (K, titles).
 
         `titles[i]` has one list of right titles for each title in `texts[i]`, in order.
@@ -195,7 +191,9 @@ class _Bootstrap:
             right[
                 k, torch.tensor(self.tokenizer.convert_tokens_to_ids([f'"{n}"' for n in names])) - self.first_title
             ] = True
-        return ids, (is_title if titles_only else target), is_title, right
+        if practised_only:
+            target = is_title | (target & torch.isin(ids, self.practised))
+        return ids, target, is_title, right
 
 
 def _generation_loss(model, ids, target, is_title, right, first_title):
@@ -213,20 +211,20 @@ def _generation_loss(model, ids, target, is_title, right, first_title):
 class _Recent:
     """The losses of the last batches of one part of the bootstrap."""
 
-    def __init__(self, ability: str, setting: str):
-        self.ability, self.setting, self.losses = ability, setting, deque(maxlen=LEARNED_OVER)
+    def __init__(self, ability: str, setting: str, bound: float | None):
+        self.ability, self.setting, self.bound, self.losses = ability, setting, bound, deque(maxlen=LEARNED_OVER)
 
     def learned(self, loss: torch.Tensor | None = None) -> bool:
         """Whether the part is learned, `loss` included."""
         if loss is not None:
             self.losses.append(loss.item())
-        return len(self.losses) == LEARNED_OVER and float(np.mean(self.losses)) < LEARNED_LOSS
+        return len(self.losses) == LEARNED_OVER and float(np.mean(self.losses)) < self.bound
 
     def warn_unless_learned(self) -> None:
         if self.losses and not self.learned():  # no losses: the part was left out
             warnings.warn(
                 f"The embedded policy has not learned to {self.ability}: the last batches' mean loss is "
-                f"{np.mean(self.losses):.3f}, not below {LEARNED_LOSS}; raise {self.setting} or take another seed.",
+                f"{np.mean(self.losses):.3f}, not below {self.bound}; raise {self.setting} or take another seed.",
                 stacklevel=3,
             )
 
@@ -246,7 +244,7 @@ def bootstrap(
     rows: Sequence[Mapping],
     catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     generation: Callable[[Mapping], str],
-    ctr: Callable[[str], str],
+    ctr: Callable[[str], str] | None,
     grammar: Grammar,
     config: TinyConfig | None = None,
     progress: bool = True,
@@ -258,7 +256,7 @@ def bootstrap(
             crowd. The target's label is not read.
         catalogue: (title, categories, category words) of every item that can be cited or explained.
         generation: row -> generation prompt.
-        ctr: explanation -> CTR prompt.
+        ctr: explanation -> CTR prompt, to be answered by Yes or No; None: it learns no such prompt.
         grammar: of the explanations.
         config: sizes and steps.
         progress: show a progress bar.
@@ -266,7 +264,9 @@ def bootstrap(
     config = config or TinyConfig()
     rng = np.random.default_rng(config.seed)
     torch.manual_seed(config.seed)
-    sample_texts = [generation(row) for row in rows] + [ctr(grammar.draw(row, rng).text) for row in rows]
+    sample_texts = [generation(row) for row in rows]
+    if ctr is not None:
+        sample_texts += [ctr(grammar.draw(row, rng).text) for row in rows]
     words = {w for text in sample_texts for w in re.findall(r'[^\s",.]+|[,.]', re.sub(r'"[^"]*"', " ", text))}
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
@@ -297,22 +297,24 @@ def bootstrap(
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, grammar, rng)
     total = config.warmup_steps + config.template_steps
     with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
-        copying = _Recent("copy titles", "warmup_steps (--warmup_steps_copy)")
-        judging = _Recent("answer its CTR prompt", "template_steps")
+        practising = _Recent("copy titles", "warmup_steps (--warmup_steps_copy)", grammar.practised_loss)
+        judging = _Recent("answer its CTR prompt", "template_steps", JUDGED_LOSS)
         for step in range(config.warmup_steps):
-            loss = _generation_loss(model, *data.copying(config.batch_size), data.first_title)
+            loss = _generation_loss(model, *data.practising(config.batch_size), data.first_title)
             _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
-            if copying.learned(loss):
+            if grammar.practised_loss is not None and practising.learned(loss):
                 break
         bar.total = bar.n + config.template_steps
         for step in range(config.template_steps):
             loss = _generation_loss(model, *data.explaining(config.batch_size), data.first_title)
-            encoded, answers = data.judging(config.batch_size // 2)
-            hidden = model.model(**encoded).last_hidden_state[:, -1]
-            judged = F.cross_entropy(model.lm_head(hidden), answers)
-            judging.learned(judged)
-            _step(model, optimizer, loss + judged, config.learning_rate * (1 - step / config.template_steps), bar)
-    for part in (copying, judging):
+            if ctr is not None:
+                encoded, answers = data.judging(config.batch_size // 2)
+                hidden = model.model(**encoded).last_hidden_state[:, -1]
+                judged = F.cross_entropy(model.lm_head(hidden), answers)
+                judging.learned(judged)
+                loss = loss + judged
+            _step(model, optimizer, loss, config.learning_rate * (1 - step / config.template_steps), bar)
+    for part in (practising, judging):
         part.warn_unless_learned()
     model.config.restrict_titles = config.restrict_titles
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
@@ -323,7 +325,7 @@ def load_tiny(
     rows: Sequence[Mapping],
     catalogue: Sequence[tuple[str, Sequence[str], Sequence[str]]],
     generation: Callable[[Mapping], str],
-    ctr: Callable[[str], str],
+    ctr: Callable[[str], str] | None,
     grammar: Grammar,
     config: TinyConfig | None = None,
     cache_dir: str | os.PathLike | None = None,
@@ -342,7 +344,7 @@ def load_tiny(
         repr(grammar),
         list(map(list, catalogue)),
         read,
-        ctr(""),
+        ctr and ctr(""),
     ]
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     root = Path(cache_dir or os.environ.get("RLREC_CACHE_DIR") or Path.home() / ".cache" / "rlrec") / "tiny"

@@ -15,19 +15,21 @@ Departures:
 1. The paper's places are the dataset's domain ("film"), and a history entry tells its rating, as SPEC's sample does.
 2. Ablation 2 prints the positive wording alone; its negative counterpart is ours, word for word the other way round.
 3. The paper lets the LLM describe the item first ("profile") and prints no prompt for that; `DESCRIBE` is ours.
-4. The compact style is the embedded policy's: history and target in few words, then the side. It knows the variants
-   whose sides its grammar has.
+4. The compact style is the embedded policy's. It tells, in tenths, which share of the history was liked (or disliked,
+   for the negative side), in all and of each of the target's categories; then the target with its crowd word, and the
+   side. A large model reads such shares off the titles by itself; a policy of 0.1 million parameters did not learn to
+   count in a history (400 steps on nothing else). It knows the variants of its grammar's sides.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
 from datasets import Dataset
 
-from rlrec.data.prompts import category_words, compact_context
-from rlrec.policies.grammars import ContrastiveGrammar
+from rlrec.data.prompts import category_words
+from rlrec.policies.grammars import smoothed_share
 
 HISTORY = "The consumer's consumption history includes {history}. "
 PLACES = "Given the {domain}s this consumer has been to {history}, can you "
@@ -78,7 +80,6 @@ class ExplanationPrompts:
         style: "paper", or "compact" for the embedded policy.
         domain: singular word for an item ("film").
         conversational: wrap prompts as one user message, for models with a chat template.
-        history_categories: compact style: categories printed after each history title.
         rating_scale: lowest and highest rating, as printed in the history.
 
     Raises:
@@ -94,7 +95,6 @@ class ExplanationPrompts:
     style: str = "paper"
     domain: str = "place"
     conversational: bool = False
-    history_categories: int = 0
     rating_scale: tuple[float, float] = (1.0, 5.0)
 
     def __post_init__(self):
@@ -118,10 +118,6 @@ class ExplanationPrompts:
         text = self._compact(row) if self.style == "compact" else self._paper(row)
         return [{"role": "user", "content": text}] if self.conversational else text
 
-    def ctr(self, explanation: str) -> str:
-        """Compact style: the prompt to which the embedded policy learns to answer what an explanation speaks for."""
-        return f"thought {explanation} answer"
-
     def rows(self, samples: pl.DataFrame) -> list[dict]:
         """One row per sample and side, those of a sample next to each other.
 
@@ -141,7 +137,13 @@ class ExplanationPrompts:
         return Dataset.from_list(self.rows(samples))
 
     def _compact(self, row: Mapping) -> str:
-        return f"{compact_context(row, self.history_categories)} {LAST_WORD[row['side']]}"
+        positive = row["side"] != "neg"
+        flags = [label == positive for label in row["history_labels"]]
+        words = ["liked" if positive else "disliked", "all", _tenths(flags)]
+        for name, word in zip(row["categories"] or [], category_words(row["categories"])):
+            words.append(word)
+            words.append(_tenths([f for f, c in zip(flags, row["history_categories"]) if name in (c or [])]))
+        return " ".join([*words, "target", f'"{row["title"]}"', row["crowd"], LAST_WORD[row["side"]]])
 
     def _paper(self, row: Mapping) -> str:
         best = f"{self.rating_scale[1]:g}"
@@ -156,6 +158,10 @@ class ExplanationPrompts:
         return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], VARIANTS[self.variant][row["side"]])
 
 
-def grammar(domain: str) -> ContrastiveGrammar:
-    """The embedded policy's grammar for these prompts."""
-    return ContrastiveGrammar(domain)
+def _tenths(flags: Sequence[bool]) -> str:
+    """`smoothed_share` in tenths, as a word.
+
+    >>> _tenths([True, True, False]), _tenths([])
+    ('6', '5')
+    """
+    return str(round(10 * smoothed_share(flags)))

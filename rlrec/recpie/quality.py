@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 
 import polars as pl
 
+from rlrec.data.prompts import category_words
 from rlrec.evaluation import check_explanations, check_reasons, summarise_checks, summarise_reasons
 
 SIGNS = {"pos": "+", "neg": "-"}
-DEGREE = re.compile(r'^This (?:(\S+) )?\S+ is \w+ and (strongly|barely) \w+ (?:one who \w+ "([^"]*)"|them)\.$')
+DEGREE = re.compile(r"^Such (\S+) (often|rarely) (pleased|displeased) them\.$")
 
 
 def explanation_quality(texts: Mapping[str, Sequence[str]], samples: pl.DataFrame) -> dict[str, float | None]:
@@ -24,10 +25,10 @@ def explanation_quality(texts: Mapping[str, Sequence[str]], samples: pl.DataFram
         samples: the N samples they explain.
 
     Returns:
-        cited_real and polarity_right (see `summarise_checks`), and with `reasons`: coverage (true reasons that any side names), and for contrastive sides
-        signed_coverage (that the right side names) and signed_precision (aspects named that are a reason of that
-        side). For texts of the embedded grammar also: strongly (share of "strongly") and degree_true (share of the
-        citations whose "strongly" or "barely" is true).
+        cited_real and polarity_right (see `summarise_checks`). With `reasons`: coverage (true reasons that any side
+        names), and for contrastive sides signed_coverage (that the right side names) and signed_precision (aspects
+        named that are a reason of that side). For texts of the embedded grammar: often (share of "often") and
+        degree_true (share whose "often" or "rarely" the history bears out, of those about which it says anything).
     """
     titles, labels, target = (samples[c].to_list() for c in ("history_titles", "history_labels", "title"))
     checks = pl.concat([check_explanations(list(written), titles, labels, target) for written in texts.values()])
@@ -40,7 +41,7 @@ def explanation_quality(texts: Mapping[str, Sequence[str]], samples: pl.DataFram
     parsed = [degree for degree in degrees if degree is not None]
     if parsed:
         truths = [true for _, true in parsed if true is not None]
-        quality["strongly"] = sum(strongly for strongly, _ in parsed) / len(parsed)
+        quality["often"] = sum(often for often, _ in parsed) / len(parsed)
         quality["degree_true"] = sum(truths) / len(truths) if truths else None
     return quality
 
@@ -61,13 +62,15 @@ def _reasons(texts: Mapping[str, Sequence[str]], samples: pl.DataFrame) -> dict[
 
 
 def _degree(text: str, row: Mapping) -> tuple[bool, bool | None] | None:
-    """Whether the embedded grammar's text says "strongly", and whether its degree is true of the title it cites."""
+    """Whether the embedded grammar's text says "often", and whether the history bears it out (None: it is silent)."""
     match = DEGREE.match(text)
     if match is None:
         return None
-    category, degree, title = match[1], match[2], match[3]
-    if title is None or title not in row["history_titles"]:
-        return degree == "strongly", None
-    categories = row["history_categories"][row["history_titles"].index(title)] or []
-    shares = category in ["-".join(name.split()) for name in categories]
-    return degree == "strongly", shares == (degree == "strongly")
+    category, often, positive = match[1], match[2] == "often", match[3] == "pleased"
+    labels = [
+        label == positive
+        for label, categories in zip(row["history_labels"], row["history_categories"])
+        if category in category_words(categories)
+    ]
+    share = sum(labels) / len(labels) if labels else 0.5
+    return often, None if share == 0.5 else (share > 0.5) == often

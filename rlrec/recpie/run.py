@@ -13,6 +13,7 @@ RecPIE, Algorithm 1 and section 5. Departures:
    `tolerance` since the round before. The paper says "until both converge".
 """
 
+import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -112,8 +113,8 @@ class RecPIERun(Run):
         self.claim_folder()
 
         def prompts(variant):
-            def make(style, domain, conversational, history_categories):
-                return ExplanationPrompts(variant, style, domain, conversational, history_categories, scale)
+            def make(style, domain, conversational, _):
+                return ExplanationPrompts(variant, style, domain, conversational, scale)
 
             return make
 
@@ -122,9 +123,7 @@ class RecPIERun(Run):
             policy, self.prepared, training, self.seed, prompts("contrastive"), ContrastiveGrammar
         )
         self.prompts = {
-            variant: prompts(variant)(
-                template.style, template.domain, template.conversational, template.history_categories
-            )
+            variant: dataclasses.replace(template, variant=variant)
             for variant in (arguments.variant, *arguments.more_variants)
         }
         self.encoder = self.load_encoder(self.policies, arguments.encoder)
