@@ -6,6 +6,8 @@ import html
 import re
 import unicodedata
 
+import polars as pl
+
 MAX_TITLE_LENGTH = 200
 MAX_TEXT_LENGTH = 2_000
 
@@ -20,6 +22,8 @@ _HTML_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 _JOINERS = "\u200c\u200d"  # needed to spell Persian, Hindi and some emoji, and harmless
 # Printable ASCII with single spaces and none of the characters that any rule below looks at.
 _PLAIN = re.compile(r"(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*")
+# Of ASCII, all that an entity, a tag, a control token or an invisible character is made of.
+_NOT_SIMPLE = r"[^\t-\r -%'-;=?-Z\\^-~]"
 
 
 def clean_title(text: str | None, max_length: int = MAX_TITLE_LENGTH) -> str:
@@ -59,12 +63,26 @@ def clean_text(text: str | None, max_length: int = MAX_TEXT_LENGTH) -> str:
     return clean_title(text, max_length)
 
 
+def clean_texts(texts: pl.Series, max_length: int = MAX_TEXT_LENGTH) -> pl.Series:
+    """`clean_text` of every text (null: empty), at polars' speed where a text is plain ASCII.
+
+    >>> clean_texts(pl.Series(['So\\n"good" , really', None])).to_list()
+    ["So 'good', really", '']
+    """
+    texts = texts.fill_null("")
+    quick = texts.str.replace_all('"', "'", literal=True).str.replace_all(r"\s+", " ").str.strip_chars(" ")
+    quick = quick.str.replace_all(" ,", ",", literal=True)
+    slow = texts.str.contains(_NOT_SIMPLE) | (quick.str.len_bytes() > max_length)
+    cleaned = [clean_text(text, max_length) for text in texts.filter(slow)]
+    return quick.scatter(slow.arg_true(), pl.Series(cleaned, dtype=pl.String))
+
+
 def _defuse(text: str) -> str:
     # An entity may hide an entity ("&amp;lt;") or be split by an invisible character, hence until nothing changes.
     for _ in range(8):
         before = text
         text = html.unescape(text)
-        text = "".join(c for c in map(_visible, text) if c)
+        text = text.translate({ord(c): _visible(c) for c in set(text) if not c.isprintable()})
         if text == before:
             break
     text = unicodedata.normalize("NFC", text).translate(_TRANSLATION)

@@ -40,6 +40,9 @@ RATING = "rating"
 TIMESTAMP = "timestamp"  # integer seconds; null throughout when the dataset has none
 REVIEW = "review"  # optional
 REASONS = "reasons"  # optional: signed aspect names, the true reasons of a simulated rating
+# Optional: what TripAdvisor's sentence is about, the word that judges it, and 1 or -1.
+FEATURE, ADJECTIVE, SENTIMENT = "feature", "adjective", "sentiment"
+OPTIONAL = (REVIEW, REASONS, FEATURE, ADJECTIVE, SENTIMENT)
 TITLE = "title"
 CATEGORIES = "categories"
 DESCRIPTION = "description"
@@ -60,6 +63,7 @@ UNKNOWN_ITEM = "item not among the usable items of the metadata"
 EMPTY_TITLE = "title is empty"
 MISSING_ID = "user or item id is empty"
 MALFORMED = "malformed record"
+NOT_A_DATE = "not a date"
 
 
 class DataError(ValueError):
@@ -96,7 +100,7 @@ class RawData:
 
     Attributes:
         interactions: user_id, item_id (strings or integers), rating, timestamp (null when there is none), and
-            optionally review and row. No nulls in the ids and ratings.
+            optionally row and columns of `OPTIONAL`. No nulls in the ids and ratings.
         items: item_id (same type as above), title, categories, description; titles and texts already cleaned.
         rejected: rows refused so far (`REJECTED_SCHEMA`).
         interactions_file: name for the quarantine of rows found bad later.
@@ -182,7 +186,7 @@ def assemble(
         )
 
     items = raw.items.filter(pl.col(ITEM_ID).is_in(interactions[ITEM_ID].unique().implode()))
-    optional = [column for column in (REVIEW, REASONS) if column in interactions.columns]
+    optional = [column for column in OPTIONAL if column in interactions.columns]
     interactions = interactions.select(
         pl.col(USER_ID, ITEM_ID).cast(pl.String),
         pl.col(RATING).cast(pl.Float64),
@@ -242,7 +246,7 @@ class PreparedDataset:
 
     Attributes:
         interactions: user_id, item_id (String), rating (Float64), timestamp (Int64 seconds or null), and, where the
-            dataset has them, review (String) and reasons (List[String]).
+            dataset has them, review (String), reasons (List[String]), and feature, adjective and sentiment.
         items: item_id, title, categories (List[String]), description; titles need not be unique.
         metadata: counts, rating scale, threshold, label rule, positive rate, raw files with checksums, licence.
         rejected: file, row, field, value, reason of each row refused.
