@@ -32,7 +32,7 @@ BUDGET_SECONDS, BUDGET_GIB = 60.0, 4.0
 WORDS = (
     "the a and was is very great good food service staff friendly place nice clean parking coffee lunch waiting time "
     "price love best never again always recommend close far busy quiet small large order table fresh cold hot slow"
-).split()
+)
 
 
 def generate(folder: Path, reviews: int, bad_rows: int, plain: bool, seed: int = 0) -> None:
@@ -65,7 +65,8 @@ def generate(folder: Path, reviews: int, bad_rows: int, plain: bool, seed: int =
         file.write(meta.write_ndjson().encode())
 
     texts = [
-        " ".join(rng.choice(WORDS, size)) for size in np.minimum(rng.lognormal(2.7, 0.9, 50_000).astype(int) + 1, 400)
+        " ".join(rng.choice(WORDS.split(), size))
+        for size in np.minimum(rng.lognormal(2.7, 0.9, 50_000).astype(int) + 1, 400)
     ]
     for number, kind in enumerate(rng.random(len(texts))):
         ending = " It’s great 👍" if kind < 1 / 6 else '\n"Great"\nreally .' if kind < 1 / 6 + 1 / 5 else "!"
@@ -87,9 +88,9 @@ def generate(folder: Path, reviews: int, bad_rows: int, plain: bool, seed: int =
                     "name": names.gather(user),
                     "time": rng.integers(1_300_000_000_000, 1_631_000_000_000, size),
                     "rating": rng.integers(1, 6, size, dtype=np.int8),
-                    "text": texts.gather(rng.integers(len(texts), size)),
+                    "text": texts.gather(rng.integers(len(texts), size=size)),
                     "pics": pl.Series([None], dtype=pl.String).gather(np.zeros(size, dtype=int)),
-                    "answer": texts.gather(rng.integers(len(texts), size)),
+                    "answer": texts.gather(rng.integers(len(texts), size=size)),
                     "gmap_id": pl.Series(ids).gather(rng.choice(businesses, size, p=popularity / popularity.sum())),
                 }
             ).with_columns(
@@ -101,7 +102,7 @@ def generate(folder: Path, reviews: int, bad_rows: int, plain: bool, seed: int =
             if here := [row - start for row in spoiled if start <= row < start + size]:
                 lines = lines.splitlines(keepends=True)
                 for row in here:
-                    lines[row] = lines[row].replace('"rating":', '"rating":"bad')
+                    lines[row] = lines[row].replace('"rating":', '"rating":"bad","was":')
                 lines = "".join(lines)
             file.write(lines.encode())
 
