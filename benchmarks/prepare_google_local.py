@@ -139,6 +139,7 @@ def main() -> None:
         "gzipped": not options.plain,
         "files_mib": round(size / 2**20),
         "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
         "peak_gib": round(usage.ru_maxrss / 2**20, 2),  # Linux counts in KiB
         "cores": os.cpu_count(),
         "budget": {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB},

@@ -26,6 +26,8 @@ _PLAIN = re.compile(r"(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*")
 # control token or an invisible character is made of.
 _NOT_PLAIN = r"[^ !#-%'-;=?-Z\\^-~]|  | ,|^ | $"
 _NOT_SIMPLE = r"[&<>\[＜﹤＞﹥\p{Cf}]|[\p{Cc}--\s]"
+# Beyond Latin, typographic punctuation and emoji: what NFC may change.
+_MAY_COMPOSE = r"[^\x00-\x{2ff}\x{2010}-\x{2027}\x{2600}-\x{27bf}\x{fe0f}\x{1f300}-\x{1faff}]"
 _ANY_QUOTE = "[" + "".join(map(chr, _QUOTES)) + "]"
 
 
@@ -75,7 +77,9 @@ def clean_texts(texts: pl.Series, max_length: int = MAX_TEXT_LENGTH) -> pl.Serie
     cleaned = texts.fill_null("")
     rest = (cleaned.str.contains(_NOT_PLAIN) | (cleaned.str.len_bytes() > max_length)).arg_true()
     text = cleaned.gather(rest)
-    simple = text.str.normalize("NFC").str.replace_all(_ANY_QUOTE, "'").str.replace_all(r"\s{2,}|[^\S ]", " ")
+    composed = text.str.contains(_MAY_COMPOSE).arg_true()
+    simple = text.clone().scatter(composed, text.gather(composed).str.normalize("NFC"))
+    simple = simple.str.replace_all(_ANY_QUOTE, "'").str.replace_all(r"\s{2,}|[^\S ]", " ")
     simple = simple.str.strip_chars(" ").str.replace_all(" ,", ",", literal=True)
     slow = (text.str.contains(_NOT_SIMPLE) | (simple.str.len_chars() > max_length)).arg_true()
     in_python = [clean_text(each, max_length) for each in text.gather(slow)]

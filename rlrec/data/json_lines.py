@@ -45,11 +45,8 @@ def read_json_lines(
     Raises:
         DataError: the file is missing, empty or a damaged gzip archive.
     """
-    rows_before = 0
-    for block in _blocks(path, advice):
-        quarantine = Quarantine(path)
-        frame = pl.concat(_parse(block, columns, rows_before, quarantine))
-        rejected = [quarantine.frame()]
+    for frame, rejected in _frames(path, columns, advice):
+        rejected = [rejected]
         for name, kind in columns.values():
             if name in optional:
                 continue
@@ -63,7 +60,6 @@ def read_json_lines(
                 rejected.append(rejected_rows(found, path.name, name, reason))
                 frame = frame.filter(~bad)
         yield frame, pl.concat(rejected)
-        rows_before += block.count(b"\n") + (not block.endswith(b"\n"))
 
 
 def read_objects(path: Path, quarantine: Quarantine, advice: str, parse=None) -> Iterator[tuple[int, dict]]:
@@ -93,26 +89,38 @@ def as_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _blocks(path: Path, advice: str) -> Iterator[bytes]:
-    """The file in pieces that end at line ends; the next one is read, and unpacked, while one is worked on."""
+def _frames(path: Path, columns: dict, advice: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+    """The file in pieces; the next one is unpacked and parsed while one is worked on."""
     require(path, advice)
+    rows_before = 0
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file, ThreadPoolExecutor(1) as pool:
 
-            def read() -> bytes:
+            def read() -> tuple[pl.DataFrame, pl.DataFrame] | None:
+                nonlocal rows_before
                 block = file.read(BLOCK_BYTES)
-                return block if block.endswith(b"\n") else block + file.readline()
+                block += b"" if block.endswith(b"\n") else file.readline()
+                if not block:
+                    return None
+                quarantine = Quarantine(path)
+                frame = pl.concat(_parse(block, columns, rows_before, quarantine))
+                rows_before += _count_lines(block)
+                return frame, quarantine.frame()
 
             waiting = pool.submit(read)
-            while block := waiting.result():
+            while piece := waiting.result():
                 waiting = pool.submit(read)
-                yield block
+                yield piece
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip archive is damaged ({error}); {advice}") from error
 
 
+def _count_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
+
+
 def _parse(block: bytes, columns: dict, rows_before: int, quarantine: Quarantine) -> list[pl.DataFrame]:
-    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    lines = _count_lines(block)
     try:
         frame = pl.read_ndjson(io.BytesIO(block), schema={name: kind for name, (_, kind) in columns.items()})
     except pl.exceptions.PolarsError:
