@@ -172,5 +172,5 @@ def _typed(value: object, kind: pl.DataType) -> str | int | float | None:
     if kind != pl.String:
         number = as_number(value)
         return number if number is None or kind == pl.Float64 else int(number) if abs(number) < 2**63 else None
-    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text.encode("utf-8", "ignore").decode()  # without lone surrogates

@@ -38,7 +38,7 @@ MAX_CATEGORIES = 5
 _REVIEWS, _BUSINESSES = ("yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json")
 # Names that hold the separator themselves come first.
 _CATEGORY = re.compile(
-    r"Beer, Wine & Spirits|Books, Mags, Music & Video|Used, Vintage & Consignment|Wills, Trusts, & Probates|[^,]+"
+    r"\s*(Beer, Wine & Spirits|Books, Mags, Music & Video|Used, Vintage & Consignment|Wills, Trusts, & Probates|[^,]+)"
 )
 _COLUMNS = {
     "user_id": (USER_ID, pl.String),
