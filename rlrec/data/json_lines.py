@@ -1,7 +1,8 @@
 """Files of millions of JSON lines, plain or gzipped, read by blocks at polars' speed.
 
-A block in which anything is irregular is parsed again in 64 pieces, and of these each irregular one in 64 again; what
-is small then is read line by line. So a bad line costs a quarantined row, and little of the speed.
+A line that lacks a value, or has one of another type, is read again on its own. A block in which a line is no JSON, or
+blank, is parsed again in pieces, the irregular pieces in smaller ones, and what is small then line by line. So a bad
+line costs a quarantined row, and little of the speed.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import io
 import json
 import math
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from rlrec.data.raw import Quarantine, read_lines, require
 from rlrec.data.schema import MALFORMED, MISSING_ID, NOT_A_NUMBER, ROW, DataError, rejected_rows
 
 BLOCK_BYTES = 32 * 1024 * 1024
-PIECES = 64
-FEW_LINES = 64  # not worth another attempt at polars' speed
+PIECES = 16
+FEW_LINES = 256  # not worth another attempt at polars' speed
 
 
 def read_json_lines(
@@ -31,7 +32,7 @@ def read_json_lines(
     """The rows of a file of JSON objects, block by block.
 
     Numbers may be written as strings. A value of another type than its column's is taken for its JSON text where a
-    string is wanted, and refused where a number is.
+    string is wanted; where a number is, the row is refused, or the value counts as missing in an optional column.
 
     Args:
         path: the file; `.gz` in its name means gzipped.
@@ -46,7 +47,7 @@ def read_json_lines(
     Raises:
         DataError: the file is missing, empty or a damaged gzip archive.
     """
-    for frame, rejected in _frames(path, columns, advice):
+    for frame, rejected in _frames(path, columns, optional, advice):
         rejected = [rejected]
         for name, kind in columns.values():
             if name in optional:
@@ -90,7 +91,7 @@ def as_number(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _frames(path: Path, columns: dict, advice: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
+def _frames(path: Path, columns: dict, optional: tuple, advice: str) -> Iterator[tuple[pl.DataFrame, pl.DataFrame]]:
     """The file in pieces; the next one is unpacked and parsed while one is worked on."""
     require(path, advice)
     rows_before = 0
@@ -104,7 +105,7 @@ def _frames(path: Path, columns: dict, advice: str) -> Iterator[tuple[pl.DataFra
                 if not block:
                     return None
                 quarantine = Quarantine(path)
-                frame = _parse(block, columns, rows_before, quarantine)
+                frame = _parse(block, columns, optional, rows_before, quarantine)
                 rows_before += _count_lines(block)
                 return frame, quarantine.frame()
 
@@ -120,31 +121,41 @@ def _count_lines(block: bytes) -> int:
     return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
-def _parse(block: bytes, columns: dict, rows_before: int, quarantine: Quarantine) -> pl.DataFrame:
+def _parse(block: bytes, columns: dict, optional: tuple, rows_before: int, quarantine: Quarantine) -> pl.DataFrame:
     lines = _count_lines(block)
     try:
-        frame = pl.read_ndjson(io.BytesIO(block), schema={name: kind for name, (_, kind) in columns.items()})
+        schema = {name: kind for name, (_, kind) in columns.items()}
+        # Ignored are values of a wrong type only, which become null, and lines that are no object: all null.
+        frame = pl.read_ndjson(io.BytesIO(block), schema=schema, ignore_errors=True)
     except pl.exceptions.PolarsError:
         frame = None
     if frame is not None and frame.height == lines:  # blank lines are not counted
         rows = pl.int_range(rows_before + 1, rows_before + lines + 1, dtype=pl.UInt32, eager=True)
-        return frame.rename({name: ours for name, (ours, _) in columns.items()}).with_columns(rows.alias(ROW))
+        frame = frame.rename({name: ours for name, (ours, _) in columns.items()}).with_columns(rows.alias(ROW))
+        lacking = pl.any_horizontal(pl.col(name).is_null() for name, _ in columns.values() if name not in optional)
+        if not (numbers := frame.filter(lacking)[ROW].to_list()):
+            return frame
+        all_lines = block.split(b"\n")
+        again = ((number, all_lines[number - rows_before - 1]) for number in numbers)
+        return pl.concat([frame.filter(~lacking), _parse_lines(again, columns, optional, quarantine)]).sort(ROW)
     if lines <= FEW_LINES:
-        return _parse_lines(block, columns, rows_before, quarantine)
-    frames, start = [], 0
+        return _parse_lines(enumerate(block.split(b"\n"), rows_before + 1), columns, optional, quarantine)
+    frames, start, size = [], 0, len(block) // PIECES
     while start < len(block):
-        end = block.find(b"\n", start + len(block) // PIECES) + 1 or len(block)
-        piece = block[start:end]
-        # A block of few, long lines may not come apart.
-        parse = _parse if len(piece) < len(block) else _parse_lines
-        frames.append(parse(piece, columns, rows_before, quarantine))
-        rows_before, start = rows_before + _count_lines(piece), end
-    return pl.concat(frames)
+        end = block.find(b"\n", start + size) + 1 or len(block)
+        if end - start == len(block):  # the last line is longer than all others together
+            end = block.rfind(b"\n", 0, size) + 1
+        frames.append(_parse(block[start:end], columns, optional, rows_before, quarantine))
+        rows_before, start = rows_before + _count_lines(block[start:end]), end
+    return pl.concat(frames, rechunk=True)
 
 
-def _parse_lines(block: bytes, columns: dict, rows_before: int, quarantine: Quarantine) -> pl.DataFrame:
+def _parse_lines(
+    lines: Iterable[tuple[int, bytes]], columns: dict, optional: tuple, quarantine: Quarantine
+) -> pl.DataFrame:
     rows = []
-    for number, line in enumerate(block.decode("utf-8", "replace").removesuffix("\n").split("\n"), rows_before + 1):
+    for number, line in lines:
+        line = line.decode("utf-8", "replace")
         if not line.strip():
             continue
         if (record := _object(line)) is None:
@@ -153,8 +164,8 @@ def _parse_lines(block: bytes, columns: dict, rows_before: int, quarantine: Quar
         row = {name: _typed(record.get(key), kind) for key, (name, kind) in columns.items()}
         wrong = [
             (name, record[key])
-            for key, (name, kind) in columns.items()
-            if kind != pl.String and row[name] is None and record.get(key) is not None
+            for key, (name, _) in columns.items()
+            if row[name] is None and record.get(key) is not None and name not in optional
         ]
         if wrong:
             quarantine.add(number, *wrong[0], NOT_A_NUMBER)

@@ -68,10 +68,12 @@ def test_one_line_among_good_ones(tmp_path, text, expected):
         assert len(rows) == 101
 
 
-@pytest.mark.parametrize("name", ["x.json", "x.json.gz"])
-def test_blocks_bad_lines_and_blank_lines(tmp_path, monkeypatch, name):
-    """Row numbers hold over small blocks, wherever the bad lines are."""
-    monkeypatch.setattr(json_lines, "BLOCK_BYTES", 1000)
+@pytest.mark.parametrize(("name", "block_bytes"), [("x.json", 1000), ("x.json.gz", 1000), ("x.json", 20_000)])
+def test_blocks_bad_lines_and_blank_lines(tmp_path, monkeypatch, name, block_bytes):
+    """Row numbers hold over small blocks and pieces, wherever the bad lines are."""
+    monkeypatch.setattr(json_lines, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(json_lines, "PIECES", 3)
+    monkeypatch.setattr(json_lines, "FEW_LINES", 2)
     lines = [line(t=number) for number in range(1, 501)]
     for number in (1, 2, 137, 138, 139, 300, 500):
         lines[number - 1] = "{"
@@ -88,6 +90,18 @@ def test_blocks_bad_lines_and_blank_lines(tmp_path, monkeypatch, name):
     expected = [n for n in range(1, 501) if n not in (1, 2, 10, 137, 138, 139, 300, 499, 500)]
     assert [(row[0], row[4]) for row in rows] == [(n, n) for n in expected]
     assert len(rows[expected.index(250)][5]) == 5000
+
+
+@pytest.mark.parametrize("position", [0, 150, 299])
+def test_a_line_longer_than_all_others_together(tmp_path, position):
+    lines = [line(t=number) for number in range(300)]
+    lines[position] = line(text="y" * 1_000_000)
+    lines[5] = "{"
+    (tmp_path / "x.json").write_text("\n".join(lines))
+    rows, rejected = read(tmp_path / "x.json")
+    assert [row[0] for row in rows] == [number for number in range(1, 301) if number != 6]
+    assert len(rows[position - (position > 5)][5]) == 1_000_000
+    assert rejected == [(6, "line", "{", "malformed record")]
 
 
 def test_only_bad_lines(tmp_path):
