@@ -3,6 +3,8 @@
     python recipes/prepare_data.py --dataset ml-100k --raw_dir raw/ml-100k --output_dir data/ml-100k
     python recipes/prepare_data.py --dataset ml-20m --raw_dir raw --download --output_dir data/ml-20m
     python recipes/prepare_data.py --dataset amazon --category Gift_Cards --raw_dir raw/gift --output_dir data/gift
+    python recipes/prepare_data.py --dataset google-local --category California --zip_codes 94035-94043 \\
+        --raw_dir raw/google --output_dir data/google-local
     python recipes/prepare_data.py --dataset simulated --output_dir data/simulated
 
 Writes interactions.parquet, items.parquet, rejected.parquet (rows refused, with file, line and reason) and
@@ -31,7 +33,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     label.add_argument(
         "--threshold",
         type=float,
-        help="rating threshold; default: ExpCTR's (4 for MovieLens and Amazon, 5 for Book-Crossing), 3 for simulated",
+        help="rating threshold; default: 4, for Book-Crossing 5 (both ExpCTR's), for simulated 3",
     )
     label.add_argument(
         "--label_rule",
@@ -43,8 +45,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     choice.add_argument(
         "--k_core", type=int, default=0, help="keep users and items with at least so many interactions (default: all)"
     )
-    choice.add_argument("--category", help="amazon: which category, such as Books or Gift_Cards")
-    choice.add_argument("--no_reviews", action="store_true", help="amazon: leave the review texts out")
+    choice.add_argument("--category", help="amazon: such as Gift_Cards; google-local: a state, such as California")
+    choice.add_argument(
+        "--zip_codes",
+        help="google-local: keep businesses with these zip codes, such as 94035-94043,95014 (default: all)",
+    )
+    choice.add_argument(
+        "--no_reviews", action="store_true", help="amazon, google-local, yelp: leave the review texts out"
+    )
     choice.add_argument(
         "--domain", help="the word prompts use for an item (default: the dataset's own, such as movie)"
     )
@@ -59,7 +67,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     get.add_argument(
         "--download",
         action="store_true",
-        help="first fetch the official files into --raw_dir (MovieLens: checked against the published md5; amazon)",
+        help="first fetch the official files into --raw_dir (MovieLens, md5 checked; amazon; google-local)",
     )
     get.add_argument("--amazon_year", type=int, choices=sorted(AMAZON_URLS), default=2018, help="release to fetch")
     get.add_argument("--mirror", metavar="URL", help="fetch the same file names from this folder instead")
@@ -118,6 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
             label_rule=options.label_rule,
             k_core=options.k_core,
             category=options.category,
+            zip_codes=options.zip_codes,
             reviews=not options.no_reviews,
             domain=options.domain,
             rating_scale=tuple(options.rating_scale) if options.rating_scale else None,

@@ -32,14 +32,20 @@ class DataArguments:
     dataset: str = field(
         default="simulated",
         metadata={
-            "help": "Dataset name: simulated, simulated-hard, ml-100k, ml-1m, ml-20m, book-crossing, amazon, ..."
+            "help": "Dataset name: simulated, simulated-hard, ml-100k, ml-1m, ml-20m, book-crossing, amazon, "
+            "google-local, yelp, tripadvisor, ..."
         },
     )
     data_dir: str | None = field(
         default=None, metadata={"help": "Folder written by recipes/prepare_data.py (instead of --raw_dir)."}
     )
     raw_dir: str | None = field(default=None, metadata={"help": "Folder with the official raw files of --dataset."})
-    category: str | None = field(default=None, metadata={"help": "Amazon category, such as Gift_Cards."})
+    category: str | None = field(
+        default=None, metadata={"help": "Amazon category, such as Gift_Cards, or Google Local's state."}
+    )
+    zip_codes: str | None = field(
+        default=None, metadata={"help": "Google Local: only businesses with these zip codes, such as 94035-94043."}
+    )
     k_core: int = field(default=0, metadata={"help": "Keep users and items with at least so many interactions."})
     threshold: float | None = field(
         default=None, metadata={"help": "Rating threshold of the label; default: the dataset's (4, Book-Crossing 5)."}

@@ -180,6 +180,7 @@ def load_prepared(arguments: DataArguments, seed: int, progress=print) -> Prepar
         label_rule=arguments.label_rule or "gt",
         k_core=arguments.k_core,
         category=arguments.category,
+        zip_codes=arguments.zip_codes,
         num_users=arguments.num_users,
         num_items=arguments.num_items,
         interactions_per_user=arguments.interactions_per_user,

@@ -9,30 +9,23 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
 
-from rlrec.data.raw import Quarantine, find, read_lines
+from rlrec.data.json_lines import as_number, read_objects
+from rlrec.data.raw import Quarantine, collect_items, find_pair
 from rlrec.data.schema import (
-    CATEGORIES,
-    DESCRIPTION,
-    DUPLICATE_ITEM,
-    EMPTY_TITLE,
     ITEM_ID,
-    MALFORMED,
     MISSING_ID,
     NOT_A_NUMBER,
     RATING,
     REVIEW,
     ROW,
     TIMESTAMP,
-    TITLE,
     USER_ID,
-    DataError,
     RawData,
     clean_text,
 )
@@ -45,12 +38,13 @@ LICENCE = "Research use; cite the paper named on the dataset's page; the reviews
 MAX_CATEGORIES = 5
 CHUNK_ROWS = 200_000
 
-_SUFFIX = re.compile(r"\.jsonl?(\.gz)?$")
+_REVIEWS = re.compile(r"(?!meta_)(?:reviews_)?(.+?)(?:_5)?\.jsonl?(?:\.gz)?")
+_METADATA = re.compile(r"meta_(.+?)(?:_5)?\.jsonl?(?:\.gz)?")
 # The word prompts use, by the start of the category's name.
 _DOMAINS = {
     "Books": "book",
     "Kindle": "book",
-    "Movies": "film",
+    "Movies": "movie",
     "CDs": "album",
     "Digital_Music": "album",
     "Video_Games": "video game",
@@ -75,7 +69,7 @@ def read_amazon(
     Raises:
         DataError: a file is missing, empty, ambiguous or a damaged archive.
     """
-    reviews_path, meta_path, category = _locate(raw_dir, category)
+    reviews_path, meta_path, category = find_pair(raw_dir, _REVIEWS, _METADATA, category, ADVICE)
     progress(f"reading {reviews_path.name}")
     interactions, bad_reviews = _reviews(reviews_path, reviews, progress)
     progress(f"reading {meta_path.name}")
@@ -92,42 +86,6 @@ def read_amazon(
         raw_files=[reviews_path, meta_path],
         notes={"category": category},
     )
-
-
-def _locate(raw_dir: str | Path | None, category: str | None) -> tuple[Path, Path, str]:
-    # The check of raw_dir itself; a folder without any fitting file is reported below.
-    find(raw_dir, (), ADVICE)
-    raw_dir = Path(raw_dir)
-    files = [path for path in sorted([*raw_dir.iterdir(), *raw_dir.glob("*/*")]) if _SUFFIX.search(path.name)]
-    found = {"reviews": [], "metadata": []}
-    for path in files:
-        name = _SUFFIX.sub("", path.name)
-        kind = "metadata" if name.startswith("meta_") else "reviews"
-        name = name.removeprefix("meta_").removeprefix("reviews_").removesuffix("_5")
-        if category is None or name == category:
-            found[kind].append((path, name))
-    for kind, candidates in found.items():
-        of = f" of category {category}" if category else ""
-        if not candidates:
-            raise DataError(f"{raw_dir}: no {kind} file{of} found; {ADVICE}")
-        if len(candidates) > 1:
-            names = ", ".join(path.name for path, _ in candidates)
-            raise DataError(
-                f"{raw_dir}: several {kind} files found ({names}); name a --category, and keep one {kind} file of it."
-            )
-    (reviews_path, name), (meta_path, _) = found["reviews"][0], found["metadata"][0]
-    return reviews_path, meta_path, name
-
-
-def _objects(path: Path, quarantine: Quarantine) -> Iterator[tuple[int, dict]]:
-    for number, line in read_lines(path, "utf-8", ADVICE):
-        if not line.strip():
-            continue
-        record = _parse(line)
-        if record is None:
-            quarantine.add(number, "line", line, MALFORMED)
-        else:
-            yield number, record
 
 
 def _parse(line: str) -> dict | None:
@@ -150,12 +108,12 @@ def _reviews(path: Path, keep_text: bool, progress) -> tuple[pl.DataFrame, pl.Da
     if keep_text:
         schema[REVIEW] = pl.String
     frames, rows = [], []
-    for number, record in _objects(path, quarantine):
+    for number, record in read_objects(path, quarantine, ADVICE, _parse):
         is_2023 = "user_id" in record
         user = record.get("user_id" if is_2023 else "reviewerID")
         item = record.get("parent_asin") or record.get("asin")
-        rating = _number(record.get("rating" if is_2023 else "overall"))
-        time = _number(record.get("timestamp" if is_2023 else "unixReviewTime"))
+        rating = as_number(record.get("rating" if is_2023 else "overall"))
+        time = as_number(record.get("timestamp" if is_2023 else "unixReviewTime"))
         if not isinstance(user, str) or not user.strip():
             quarantine.add(number, USER_ID, user, MISSING_ID)
         elif not isinstance(item, str) or not item.strip():
@@ -178,42 +136,19 @@ def _reviews(path: Path, keep_text: bool, progress) -> tuple[pl.DataFrame, pl.Da
     return pl.concat(frames), quarantine.frame()
 
 
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None
-
-
 def _items(path: Path, wanted: set[str]) -> tuple[pl.DataFrame, pl.DataFrame]:
     """The wanted items; others are passed over unread, since a metadata file covers far more than its reviews."""
     quarantine = Quarantine(path)
-    rows: dict[str, tuple] = {}
-    for number, record in _objects(path, quarantine):
+    items = collect_items(_item_records(path, wanted, quarantine), quarantine)
+    return items, quarantine.frame()
+
+
+def _item_records(path: Path, wanted: set[str], quarantine: Quarantine) -> Iterator[tuple]:
+    for number, record in read_objects(path, quarantine, ADVICE, _parse):
         item = record.get("parent_asin") or record.get("asin")
-        if not isinstance(item, str) or not item.strip():
-            quarantine.add(number, ITEM_ID, item, MISSING_ID)
-            continue
-        item = item.strip()
-        if item not in wanted:
-            continue
-        title = record.get("title")
-        if item in rows:
-            quarantine.add(number, ITEM_ID, item, DUPLICATE_ITEM)
-        elif not isinstance(title, str) or not (cleaned := clean_text(title, 200)):
-            quarantine.add(number, TITLE, title, EMPTY_TITLE)
-        else:
-            rows[item] = (
-                item,
-                cleaned,
-                _categories(record),
-                clean_text(" ".join(_strings(record.get("description")))),
-            )
-    schema = {ITEM_ID: pl.String, TITLE: pl.String, CATEGORIES: pl.List(pl.String), DESCRIPTION: pl.String}
-    return pl.DataFrame(list(rows.values()), schema=schema, orient="row"), quarantine.frame()
+        if not isinstance(item, str) or not item.strip() or item.strip() in wanted:
+            description = clean_text(" ".join(_strings(record.get("description"))))
+            yield number, item, record.get("title"), _categories(record), description
 
 
 def _categories(record: dict) -> list[str]:

@@ -6,6 +6,8 @@ import html
 import re
 import unicodedata
 
+import polars as pl
+
 MAX_TITLE_LENGTH = 200
 MAX_TEXT_LENGTH = 2_000
 
@@ -20,6 +22,13 @@ _HTML_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 _JOINERS = "\u200c\u200d"  # needed to spell Persian, Hindi and some emoji, and harmless
 # Printable ASCII with single spaces and none of the characters that any rule below looks at.
 _PLAIN = re.compile(r"(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*")
+# The same in polars, whose expressions know no look-ahead; and what only Python does: all that an entity, a tag, a
+# control token or an invisible character is made of.
+_NOT_PLAIN = r"[^ !#-%'-;=?-Z\\^-~]|  | ,|^ | $"
+_NOT_SIMPLE = r"[&<>\[＜﹤＞﹥\p{Cf}]|[\p{Cc}--\s]"
+# Beyond Latin, typographic punctuation and emoji: what NFC may change.
+_MAY_COMPOSE = r"[^\x00-\x{2ff}\x{2010}-\x{2027}\x{2600}-\x{27bf}\x{fe0f}\x{1f300}-\x{1faff}]"
+_ANY_QUOTE = "[" + "".join(map(chr, _QUOTES)) + "]"
 
 
 def clean_title(text: str | None, max_length: int = MAX_TITLE_LENGTH) -> str:
@@ -59,17 +68,35 @@ def clean_text(text: str | None, max_length: int = MAX_TEXT_LENGTH) -> str:
     return clean_title(text, max_length)
 
 
+def clean_texts(texts: pl.Series, max_length: int = MAX_TEXT_LENGTH) -> pl.Series:
+    """`clean_text` of every text (null: empty), at polars' speed where a text has no markup or invisible character.
+
+    >>> clean_texts(pl.Series(['So\\n“good” , really', None])).to_list()
+    ["So 'good', really", '']
+    """
+    cleaned = texts.fill_null("")
+    rest = (cleaned.str.contains(_NOT_PLAIN) | (cleaned.str.len_bytes() > max_length)).arg_true()
+    text = cleaned.gather(rest)
+    composed = text.str.contains(_MAY_COMPOSE).arg_true()
+    simple = text.clone().scatter(composed, text.gather(composed).str.normalize("NFC"))
+    simple = simple.str.replace_all(_ANY_QUOTE, "'").str.replace_all(r"\s{2,}|[^\S ]", " ")
+    simple = simple.str.strip_chars(" ").str.replace_all(" ,", ",", literal=True)
+    slow = (text.str.contains(_NOT_SIMPLE) | (simple.str.len_chars() > max_length)).arg_true()
+    in_python = [clean_text(each, max_length) for each in text.gather(slow)]
+    return cleaned.scatter(rest, simple.scatter(slow, pl.Series(in_python, dtype=pl.String)))
+
+
 def _defuse(text: str) -> str:
     # An entity may hide an entity ("&amp;lt;") or be split by an invisible character, hence until nothing changes.
     for _ in range(8):
         before = text
         text = html.unescape(text)
-        text = "".join(c for c in map(_visible, text) if c)
+        text = text.translate({ord(c): _visible(c) for c in set(text) if not c.isprintable()})
         if text == before:
             break
     text = unicodedata.normalize("NFC", text).translate(_TRANSLATION)
     text = _BRACKET_TOKEN.sub(r"(\1)", text)
-    return re.sub(r" +,", ",", " ".join(text.split()))
+    return " ".join(text.split()).replace(" ,", ",")
 
 
 def _visible(character: str) -> str:

@@ -31,6 +31,11 @@ AMAZON_URLS = {
         "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023/raw/meta_categories/meta_{}.jsonl.gz",
     ),
 }
+# Reviews and metadata of one state.
+GOOGLE_LOCAL_URLS = (
+    "https://mcauleylab.ucsd.edu/public_datasets/gdrive/googlelocal/review-{}.json.gz",
+    "https://mcauleylab.ucsd.edu/public_datasets/gdrive/googlelocal/meta-{}.json.gz",
+)
 TIMEOUT_SECONDS = 60
 
 
@@ -48,9 +53,9 @@ def download(
     MovieLens archives are checked against the md5 that GroupLens publishes beside them and unpacked.
 
     Args:
-        dataset: a MovieLens release or "amazon".
+        dataset: a MovieLens release, "amazon" or "google-local".
         raw_dir: made if it does not exist.
-        category: amazon: such as "Gift_Cards".
+        category: amazon: such as "Gift_Cards"; google-local: a state, such as "California".
         year: amazon: 2014, 2018 (5-core) or 2023.
         mirror: a folder's URL (http, https or file) to fetch the same file names from.
 
@@ -69,10 +74,13 @@ def download(
         _fetch(url, archive, expected, progress)
         progress(f"unpacking {archive.name}")
         _unpack(archive, raw_dir)
-    elif dataset == "amazon":
+    elif dataset in ("amazon", "google-local"):
         if not category or not re.fullmatch(r"\w+", category) or year not in AMAZON_URLS:
-            raise DataError("--download of amazon needs --category such as Gift_Cards and year 2014, 2018 or 2023.")
-        for template in AMAZON_URLS[year]:
+            raise DataError(
+                "--download of amazon needs --category such as Gift_Cards and year 2014, 2018 or 2023, and of "
+                "google-local --category such as California."
+            )
+        for template in AMAZON_URLS[year] if dataset == "amazon" else GOOGLE_LOCAL_URLS:
             url = template.format(category)
             name = url.rpartition("/")[2]
             if (raw_dir / name).is_file():

@@ -8,11 +8,14 @@ from pathlib import Path
 
 from rlrec.data.amazon import read_amazon
 from rlrec.data.book_crossing import read_book_crossing
+from rlrec.data.google_local import read_google_local
 from rlrec.data.movielens import read_movielens
 from rlrec.data.raw import checksum
 from rlrec.data.recbole import read_recbole
 from rlrec.data.schema import DataError, PreparedDataset, assemble
 from rlrec.data.simulated import simulate
+from rlrec.data.tripadvisor import read_tripadvisor
+from rlrec.data.yelp import read_yelp
 
 # Ratings file by which each MovieLens release is told from the others.
 MOVIELENS = {
@@ -23,7 +26,17 @@ MOVIELENS = {
     "ml-32m": "ratings.csv",
     "ml-latest-small": "ratings.csv",
 }
-DATASETS = (*MOVIELENS, "book-crossing", "amazon", "recbole", "simulated", "simulated-hard")
+DATASETS = (
+    *MOVIELENS,
+    "book-crossing",
+    "amazon",
+    "google-local",
+    "yelp",
+    "tripadvisor",
+    "recbole",
+    "simulated",
+    "simulated-hard",
+)
 
 
 def prepare(
@@ -34,6 +47,7 @@ def prepare(
     label_rule: str = "gt",
     k_core: int = 0,
     category: str | None = None,
+    zip_codes: str | None = None,
     reviews: bool = True,
     domain: str | None = None,
     rating_scale: tuple[float, float] | None = None,
@@ -51,8 +65,9 @@ def prepare(
         threshold: rating threshold of the label; default: the dataset's own (ExpCTR, section 5.1.1).
         label_rule: "gt" (rating above the threshold, the paper's letter) or "ge".
         k_core: keep users and items with at least so many interactions; 0 keeps all.
-        category: amazon: which category, where the folder holds several.
-        reviews: amazon: keep the review texts.
+        category: amazon: which category, google-local: which state, where the folder holds several.
+        zip_codes: google-local: keep the businesses with these zip codes, such as "94035-94043" (RecPIE, section 5.1).
+        reviews: amazon, google-local and yelp: keep the review texts.
         domain: the word prompts use for an item; default: the dataset's own.
         rating_scale: recbole: smallest and largest valid rating; default: those that occur.
         num_users, num_items, interactions_per_user, seed: size and seed of a simulated world.
@@ -90,6 +105,12 @@ def prepare(
         raw = read_book_crossing(raw_dir, progress=progress)
     elif dataset == "amazon":
         raw = read_amazon(raw_dir, category, reviews, progress=progress)
+    elif dataset == "google-local":
+        raw = read_google_local(raw_dir, category, zip_codes, reviews, progress=progress)
+    elif dataset == "yelp":
+        raw = read_yelp(raw_dir, reviews, progress=progress)
+    elif dataset == "tripadvisor":
+        raw = read_tripadvisor(raw_dir, progress=progress)
     else:
         raw = read_recbole(raw_dir, rating_scale=rating_scale, progress=progress)
     raw.domain = domain or raw.domain

@@ -6,21 +6,29 @@ import csv
 import gzip
 import hashlib
 import io
+import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
 
 from rlrec.data.schema import (
+    CATEGORIES,
+    DESCRIPTION,
+    DUPLICATE_ITEM,
+    EMPTY_TITLE,
     ITEM_ID,
+    MAX_TITLE_LENGTH,
     MISSING_ID,
     NOT_A_NUMBER,
     REJECTED_SCHEMA,
     ROW,
+    TITLE,
     USER_ID,
     WRONG_COLUMNS,
     DataError,
+    clean_text,
     rejected_rows,
 )
 
@@ -50,6 +58,39 @@ def find(raw_dir: str | Path | None, names: tuple[str, ...], advice: str) -> Pat
         raise DataError(f"{raw_dir}: folder not found; {advice}")
     folders = [raw_dir, *sorted(path for path in raw_dir.iterdir() if path.is_dir())]
     return next((folder for folder in folders if any((folder / name).is_file() for name in names)), None)
+
+
+def find_pair(
+    raw_dir: str | Path | None, reviews: re.Pattern, metadata: re.Pattern, category: str | None, advice: str
+) -> tuple[Path, Path, str]:
+    """The one reviews file and the one metadata file in `raw_dir` or directly below it, and their category.
+
+    Args:
+        reviews, metadata: what the whole of a file's name matches; the first group is the category.
+        category: take only files of this one.
+
+    Raises:
+        DataError: there is no such folder, or not exactly one file of each kind.
+    """
+    find(raw_dir, (), advice)  # the check of raw_dir itself
+    raw_dir = Path(raw_dir)
+    found = {"reviews": [], "metadata": []}
+    for path in sorted([*raw_dir.iterdir(), *raw_dir.glob("*/*")]):
+        for kind, pattern in (("reviews", reviews), ("metadata", metadata)):
+            match = pattern.fullmatch(path.name)
+            if match and category in (None, match.group(1)):
+                found[kind].append((path, match.group(1)))
+    for kind, candidates in found.items():
+        of = f" of category {category}" if category else ""
+        if not candidates:
+            raise DataError(f"{raw_dir}: no {kind} file{of} found; {advice}")
+        if len(candidates) > 1:
+            names = ", ".join(path.name for path, _ in candidates)
+            raise DataError(
+                f"{raw_dir}: several {kind} files found ({names}); name a --category, and keep one {kind} file of it."
+            )
+    (reviews_path, name), (metadata_path, _) = found["reviews"][0], found["metadata"][0]
+    return reviews_path, metadata_path, name
 
 
 def checksum(path: Path) -> dict:
@@ -233,3 +274,24 @@ class Quarantine:
 
     def frame(self) -> pl.DataFrame:
         return pl.DataFrame(self.rows, schema=REJECTED_SCHEMA, orient="row")
+
+
+def collect_items(
+    records: Iterable[tuple[int, object, object, list[str], str]], quarantine: Quarantine
+) -> pl.DataFrame:
+    """The items table of (line number, id, title, categories, description), the first of each id.
+
+    Ids and titles are as they stand in the file; a title is cleaned here, the rest has been.
+    """
+    rows: dict[str, tuple] = {}
+    for number, item, title, categories, description in records:
+        if not isinstance(item, str) or not item.strip():
+            quarantine.add(number, ITEM_ID, item, MISSING_ID)
+        elif item.strip() in rows:
+            quarantine.add(number, ITEM_ID, item, DUPLICATE_ITEM)
+        elif not isinstance(title, str) or not (cleaned := clean_text(title, MAX_TITLE_LENGTH)):
+            quarantine.add(number, TITLE, title, EMPTY_TITLE)
+        else:
+            rows[item.strip()] = (item.strip(), cleaned, categories, description)
+    schema = {ITEM_ID: pl.String, TITLE: pl.String, CATEGORIES: pl.List(pl.String), DESCRIPTION: pl.String}
+    return pl.DataFrame(list(rows.values()), schema=schema, orient="row")

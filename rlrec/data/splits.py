@@ -28,6 +28,10 @@ Rulings and departures, beside 3 and 4 above:
    is the paper's training data too). A smaller share is part of a larger one. Test samples stay as they are, with
    their histories; so a rating that is dropped as a target may still stand in a later history. It does not enter
    `item_mean`, `item_rating_mean`, `user_mean` or any prior.
+
+A caution on item means without the own row: within one item, each liked training row has a lower mean than each
+disliked one. Across items they are honest, but a model that has the item's id beside them can learn the difference in
+training, and it is not there in testing.
 """
 
 from collections.abc import Sequence

@@ -91,6 +91,43 @@ def test_2023(tmp_path):
     assert prepared.metadata["positive_rate"] == 1.0
 
 
+@pytest.mark.parametrize("year", [2018, 2023])
+def test_movies_with_reviews(tmp_path, year):
+    """Movies and TV, as RecPIE's appendix F uses it, with the fields that these files have beside."""
+    if year == 2018:
+        reviews, meta = "Movies_and_TV_5.json.gz", "meta_Movies_and_TV.json.gz"
+        extra = {
+            "verified": True,
+            "reviewTime": "03 11, 2013",
+            "style": {"Format:": " DVD"},
+            "summary": "s",
+            "vote": "3",
+        }
+        lines = [review_2018(text="A <i>fine</i> film.") | extra, review_2018("U2", rating=2.0) | extra]
+        title = '<span id="productTitle" class="a-size-large">\n  Brazil &amp; more \n</span>'
+        item = {"asin": "B1", "category": ["Movies & TV", "Movies"], "also_buy": [], "price": "$4"}
+    else:
+        reviews, meta = "Movies_and_TV.jsonl.gz", "meta_Movies_and_TV.jsonl.gz"
+        extra = {"asin": "V1", "parent_asin": "B1", "images": [], "helpful_vote": 0, "verified_purchase": True}
+        lines = [
+            {"user_id": "U1", "rating": 5.0, "title": "t", "text": "A fine<br />film.", "timestamp": 100_000, **extra},
+            {"user_id": "U2", "rating": 2.0, "title": "t", "text": "Good.", "timestamp": 100_999, **extra},
+        ]
+        title = "Brazil & more"
+        item = {
+            "parent_asin": "B1",
+            "main_category": "Prime Video",
+            "categories": ["Movies & TV", "Movies"],
+            "store": None,
+        }
+    write(tmp_path / reviews, lines)
+    write(tmp_path / meta, [{**item, "title": title, "description": []}])
+    prepared = prepare("amazon", tmp_path, category="Movies_and_TV", label_rule="ge")
+    assert prepared.interactions.rows() == [("U1", "B1", 5.0, 100, "A fine film."), ("U2", "B1", 2.0, 100, "Good.")]
+    assert prepared.items.rows() == [("B1", "Brazil & more", ["Movies & TV", "Movies"], "")]
+    assert (prepared.metadata["domain"], prepared.metadata["positive_rate"]) == ("movie", 0.5)
+
+
 def test_bad_records(tmp_path):
     write(
         tmp_path / "Gift_Cards.json",

@@ -1,10 +1,12 @@
 import html
+import itertools
 import time
 import unicodedata
 
+import polars as pl
 import pytest
 
-from rlrec.data.cleaning import MAX_TITLE_LENGTH, clean_text, clean_title
+from rlrec.data.cleaning import MAX_TITLE_LENGTH, clean_text, clean_texts, clean_title
 
 
 @pytest.mark.parametrize(
@@ -83,3 +85,15 @@ def test_long_text_takes_no_time(end):
     clean_title("word, " * 50_000 + end)
     clean_text("<" * 50_000 + end)
     assert time.perf_counter() - start < 2.0
+
+
+def test_many_texts_are_cleaned_as_each_alone():
+    """Short texts of all that the quick and the slow way treat differently, in all orders."""
+    pieces = ["a", "é", "’", "~", "👍🏽", " ", ",", '"', "<b>", "&amp;", "[INST]", "]", "＜"]
+    pieces += ["\n", "\t", "\x0b", "\x1c", "\x7f", "\u00a0", "\u2028", "\u200b", "\u200d", "\u0301"]
+    texts = ["".join(parts) for parts in itertools.product(pieces, repeat=3)]
+    texts += ["word " * 500, "x" * 2_001, 'long "quoted" , ' * 200, "é" * 1_999, None]
+    texts += [f"a{chr(code)} b" for code in range(0x20000) if not 0xD800 <= code < 0xE000]
+    assert clean_texts(pl.Series(texts)).to_list() == [clean_text(text) for text in texts]
+    assert clean_texts(pl.Series([], dtype=pl.String)).to_list() == []
+    assert clean_texts(pl.Series(["one two three four five six"]), 20).to_list() == ["one two three..."]

@@ -70,6 +70,20 @@ def test_metadata_is_the_same_every_time(raw, tmp_path):
     assert {"positive_rate", "has_timestamps", "domain", "raw_files", "licence", "rlrec_version"} <= keys
 
 
+def test_zip_codes(tmp_path, capsys):
+    items, reviews = [], []
+    for item, zip_code in (("a", "94041"), ("b", "90001")):
+        items.append({"gmap_id": item, "name": item.upper(), "address": f"1 A St, B, CA {zip_code}"})
+        reviews.append({"user_id": "u", "gmap_id": item, "time": 1000, "rating": 5, "text": "x"})
+    (tmp_path / "review-California.json").write_text("\n".join(map(json.dumps, reviews)))
+    (tmp_path / "meta-California.json").write_text("\n".join(map(json.dumps, items)))
+    command = ["--dataset", "google-local", "--raw_dir", str(tmp_path), "--output_dir", str(tmp_path / "out")]
+    main([*command, "--zip_codes", "94035-94043", "--no_reviews"])
+    assert PreparedDataset.load(tmp_path / "out").interactions.rows() == [("u", "a", 5.0, 1)]
+    with pytest.raises(SystemExit, match="error: --zip_codes has '9403'; write five digits"):
+        main([*command, "--zip_codes", "9403"])
+
+
 @pytest.mark.parametrize("name", ["simulated", "simulated-hard"])
 def test_simulated(tmp_path, name):
     size = ["--num_users", "40", "--num_items", "30", "--interactions_per_user", "12", "--seed", "5"]
@@ -86,6 +100,7 @@ def test_simulated(tmp_path, name):
         (["--dataset", "ml-200m"], "There is no dataset 'ml-200m'; did you mean 'ml-20m'?"),
         (["--dataset", "ml-1m", "--raw_dir", "/nowhere/at/all"], "folder not found"),
         (["--dataset", "book-crossing", "--download", "--raw_dir", "{tmp}"], "has no official download"),
+        (["--dataset", "yelp", "--download", "--raw_dir", "{tmp}"], "has no official download"),
         (["--dataset", "ml-1m", "--download"], "--download needs --raw_dir"),
     ],
 )
@@ -128,6 +143,10 @@ def test_download_over_http_with_and_without_a_published_md5(mirror, tmp_path):
             (mirror / name).write_bytes(name.encode())
         download("amazon", tmp_path / "amazon", category="Gift_Cards", mirror=url)
         assert (tmp_path / "amazon/meta_Gift_Cards.json.gz").read_bytes() == b"meta_Gift_Cards.json.gz"
+        for name in ("review-Ohio.json.gz", "meta-Ohio.json.gz"):
+            (mirror / name).write_bytes(name.encode())
+        download("google-local", tmp_path / "google", category="Ohio", mirror=url)
+        assert (tmp_path / "google/review-Ohio.json.gz").read_bytes() == b"review-Ohio.json.gz"
     finally:
         server.shutdown()
         server.server_close()
