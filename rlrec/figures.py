@@ -59,23 +59,23 @@ def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | P
                 thin = len(seeds) > 1
                 axis.plot(steps, rewards, color=color, alpha=0.3, linewidth=0.9)
                 if not thin:
-                    axis.plot(steps, _smooth(rewards), color=color, linewidth=2.2, label=name)
+                    axis.plot(steps, smooth(rewards), color=color, linewidth=2.2, label=name)
             if len(seeds) > 1:
                 steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
                 mean = np.mean([np.interp(steps, *seed) for seed in seeds], axis=0)
                 axis.plot(
-                    steps, _smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
+                    steps, smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
                 )
         axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
         axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        _plain_axes(axis, "y")
+        plain_axes(axis, "y")
         axis.margins(x=0.02, y=0.12)
         axis.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
     axes[0].set_ylabel("mean reward of a step", color=MUTED, fontsize=9)
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def stage_label(stage: str) -> str:
@@ -106,7 +106,7 @@ def _reward_series(histories: Sequence[Sequence[Mapping]]) -> dict[str, list[tup
     return series
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Centred mean over about a tenth of the values; the window shrinks at both ends."""
     half = max(len(values) // 20, min(1, len(values) // 8))
     padded = np.concatenate([[0.0], np.cumsum(values)])
@@ -160,12 +160,12 @@ def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path |
     seeds = max(line["seeds"] for line in lines)
     spread = f"; whiskers: standard deviation over {seeds} seeds" if seeds > 1 else ""
     axis.set_xlabel(f"AUC on test samples{spread}", color=MUTED, fontsize=9)
-    _plain_axes(axis, "x")
+    plain_axes(axis, "x")
     axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
     _legend(figure, list(dict.fromkeys(kinds)), any(value is not None for value in papers))
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def row_kind(row: str) -> str:
@@ -189,7 +189,8 @@ def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
 
 
-def _plain_axes(axis, grid: str) -> None:
+def plain_axes(axis, grid: str) -> None:
+    """Grid lines across `grid` ("x", "y" or "both"), no frame, quiet ticks."""
     axis.grid(axis=grid, color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -197,7 +198,8 @@ def _plain_axes(axis, grid: str) -> None:
     axis.tick_params(colors=MUTED, labelsize=8.5)
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

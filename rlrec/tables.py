@@ -17,10 +17,10 @@ from rlrec.evaluation.significance import auc_difference, mean_and_sd
 PREDICTION_METRICS = ("auc", "log_loss", "log_loss_t1", "mae", "rmse")
 METRIC_LABELS = {
     "auc": "AUC", "log_loss": "LogLoss", "log_loss_t1": "LogLoss (T=1)", "mae": "MAE", "rmse": "RMSE",
-    "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
+    "rmse_stars": "RMSE (stars)", "mae_stars": "MAE (stars)", "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
     "citations_per_explanation": "citations", "hr@10": "HR@10", "ndcg@10": "NDCG@10",
 }  # fmt: skip
-LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "malformed"}
+LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed"}
 
 # Row names are built of these parts; the first is what the row is about.
 HEURISTICS = {
@@ -178,8 +178,25 @@ def result_table(summary: pl.DataFrame, metrics: Sequence[str]) -> tuple[list[st
     return header, body
 
 
-def metric_label(metric: str) -> str:
-    return METRIC_LABELS.get(metric, metric.replace("_", " "))
+def metric_label(metric: str, arrow: bool = False) -> str:
+    """A metric's name for readers, with the direction in which it is better where asked for.
+
+    >>> metric_label("rmse_stars"), metric_label("rmse", arrow=True), metric_label("cited_real")
+    ('RMSE (stars)', 'RMSE ↓', 'cited real')
+    """
+    label = METRIC_LABELS.get(metric, metric.replace("_", " "))
+    return f"{label} {'↓' if metric in LOWER_IS_BETTER else '↑'}" if arrow else label
+
+
+def training_fraction(record: Mapping) -> float:
+    """Share of the training data that a run used, `details.training_fraction`; 1.0 where the run does not say."""
+    fraction = record.get("details", {}).get("training_fraction")
+    fraction = 1.0 if fraction is None else float(fraction)
+    if not 0 < fraction <= 1:
+        raise ValueError(
+            f"details.training_fraction of seed {record['seed']} is {fraction:g}; it must be in (0, 1], such as 0.25."
+        )
+    return fraction
 
 
 def explanation_metrics(summary: pl.DataFrame) -> list[str]:

@@ -1,0 +1,1 @@
+"""RecPIE between the stages, and the analyses of its paper."""
