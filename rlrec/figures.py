@@ -63,9 +63,7 @@ def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | P
             if len(seeds) > 1:
                 steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
                 mean = np.mean([np.interp(steps, *seed) for seed in seeds], axis=0)
-                axis.plot(
-                    steps, smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
-                )
+                axis.plot(steps, smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds")
         axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
         axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))

@@ -17,10 +17,13 @@ from rlrec.evaluation.significance import auc_difference, mean_and_sd
 PREDICTION_METRICS = ("auc", "log_loss", "log_loss_t1", "mae", "rmse")
 METRIC_LABELS = {
     "auc": "AUC", "log_loss": "LogLoss", "log_loss_t1": "LogLoss (T=1)", "mae": "MAE", "rmse": "RMSE",
-    "rmse_stars": "RMSE (stars)", "mae_stars": "MAE (stars)", "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
+    "rmse_stars": "RMSE (stars)", "mae_stars": "MAE (stars)",
+    "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
     "citations_per_explanation": "citations", "hr@10": "HR@10", "ndcg@10": "NDCG@10",
 }  # fmt: skip
 LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed"}
+
+Table = tuple[list[str], list[list[str]]]  # header and cells
 
 # Row names are built of these parts; the first is what the row is about.
 HEURISTICS = {
@@ -157,7 +160,7 @@ def cell(mean: float, sd: float | None, digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
-def result_table(summary: pl.DataFrame, metrics: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+def result_table(summary: pl.DataFrame, metrics: Sequence[str]) -> Table:
     """Header and cells of a table of `metrics` from `summarise`; rows and metrics without any value are left out.
 
     Columns with the paper's values follow those metrics that have any.
@@ -204,7 +207,16 @@ def explanation_metrics(summary: pl.DataFrame) -> list[str]:
     return [metric for metric in summary["metric"].unique(maintain_order=True) if metric not in PREDICTION_METRICS]
 
 
-def control_table(results: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+def p_text(p_value: float) -> str:
+    """A p-value for readers.
+
+    >>> p_text(0.0312), p_text(2e-5)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+
+
+def control_table(results: Sequence[Mapping]) -> Table:
     """Header and cells of the controls, mean +- deviation over seeds; nested controls are named "control: metric"."""
     values: dict[str, list[float]] = {}
     for record in results:
@@ -220,7 +232,7 @@ def control_table(results: Sequence[Mapping]) -> tuple[list[str], list[list[str]
 
 def difference_table(
     predictions: Mapping[int, pl.DataFrame], comparisons: Sequence[tuple[str, str]] = COMPARISONS
-) -> tuple[list[str], list[list[str]]]:
+) -> Table:
     """Header and cells of AUC differences on the same test samples, users resampled (95 % bootstrap interval).
 
     Args:

@@ -120,7 +120,8 @@ def rmse_difference(
         rmse_a, rmse_b, difference, low, high, p_value.
     """
     targets = np.asarray(targets, dtype=float)
-    squares = [(checked_scores(predictions, len(targets)) - targets) ** 2 for predictions in (predictions_a, predictions_b)]
+    predictions = [checked_scores(scores, len(targets)) for scores in (predictions_a, predictions_b)]
+    squares = [(scores - targets) ** 2 for scores in predictions]
     columns = np.column_stack([*squares, np.ones(len(targets))])
     if not np.isfinite(columns).all():
         raise ValueError(f"Target {int(np.flatnonzero(~np.isfinite(columns).all(axis=1))[0])} is not a finite number.")

@@ -20,8 +20,9 @@ from scipy import sparse
 from torch import nn
 
 from rlrec.results import write_parquet_atomic
-from rlrec.tables import cell
+from rlrec.tables import Table, cell
 
+COSINES = "analyses/cosines.parquet"
 KINDS = ("similar", "related", "unrelated")
 SEPARATION = "similar - unrelated"
 COSINE_COLUMNS = ("model", "epoch", "first", "second", "kind", "cosine")
@@ -44,7 +45,12 @@ def choose_pairs(
     Raises:
         ValueError: no two kinds can be matched, because all categories are equal or all differ.
     """
-    counts = interactions.unique(["user_id", "item_id"]).group_by("item_id").len().sort(["len", "item_id"], descending=[True, False])
+    counts = (
+        interactions.unique(["user_id", "item_id"])
+        .group_by("item_id")
+        .len()
+        .sort(["len", "item_id"], descending=[True, False])
+    )
     described = items.select("item_id", pl.col("categories").list.unique().list.sort()).unique("item_id")
     chosen = counts.join(described, on="item_id", maintain_order="left").filter(pl.col("categories").list.len() > 0)
     names = chosen["item_id"].head(candidates).to_list()
@@ -78,7 +84,9 @@ def choose_pairs(
         raise ValueError("No pairs of different kinds are equally frequent; raise `candidates`.")
     groups = matched.select("level", "turn").unique(maintain_order=True).head(per_kind)
     order = pl.col("kind").replace_strict(list(KINDS), range(len(KINDS)))
-    drawn = matched.join(groups, on=["level", "turn"], how="semi", maintain_order="left").sort(order, maintain_order=True)
+    drawn = matched.join(groups, on=["level", "turn"], how="semi", maintain_order="left").sort(
+        order, maintain_order=True
+    )
     return drawn.select("first", "second", "kind", "users")
 
 
@@ -108,7 +116,7 @@ class CosineRecorder:
     >>> recorder = CosineRecorder(pl.DataFrame({"first": ["a"], "second": ["b"], "kind": ["similar"]}), ["a", "b"])
     >>> model = nn.Module()
     >>> model.item_table = nn.Embedding.from_pretrained(torch.tensor([[0.0, 0.0], [3.0, 4.0], [4.0, 3.0]]))
-    >>> recorder.on_epoch("SASRec")(0, model)  # the untrained table; then fit(..., on_epoch=recorder.on_epoch("SASRec"))
+    >>> recorder.on_epoch("SASRec")(0, model)  # before fit(..., on_epoch=recorder.on_epoch("SASRec"))
     >>> recorder.frame().row(0)
     ('SASRec', 0, 'a', 'b', 'similar', 0.96...)
     """
@@ -117,7 +125,7 @@ class CosineRecorder:
         places = {item: place for place, item in enumerate(items, start=1)}
         unknown = [item for item in pl.concat([pairs["first"], pairs["second"]]) if item not in places]
         if unknown:
-            raise ValueError(f"Item {unknown[0]!r} of the pairs is not in the vocabulary; choose pairs among its items.")
+            raise ValueError(f"Item {unknown[0]!r} of the pairs is not in the vocabulary; choose pairs of its items.")
         self.pairs = pairs.select("first", "second", "kind")
         self.rows = torch.tensor([[places[a], places[b]] for a, b, _ in self.pairs.iter_rows()])
         self.frames: list[pl.DataFrame] = []
@@ -147,11 +155,11 @@ def write_cosines(run_dir: str | Path, frame: pl.DataFrame) -> Path:
     missing = [column for column in COSINE_COLUMNS if column not in frame.columns]
     if missing:
         raise ValueError(f"Cosines have no column {missing}; give the frame of a CosineRecorder.")
-    return write_parquet_atomic(Path(run_dir) / "analyses" / "cosines.parquet", frame.select(COSINE_COLUMNS))
+    return write_parquet_atomic(Path(run_dir) / COSINES, frame.select(COSINE_COLUMNS))
 
 
-def cosine_summary(frame: pl.DataFrame) -> pl.DataFrame:
-    """Mean cosine per model, kind and epoch over pairs (and runs, where several are below one another).
+def cosine_summary(frames: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    """Mean cosine per model, kind and epoch over pairs, from cosines.parquet of one or several runs.
 
     Returns:
         Columns model, kind, epoch, mean, standard_error (over pairs), pairs; kinds also hold "similar - unrelated",
@@ -159,7 +167,7 @@ def cosine_summary(frame: pl.DataFrame) -> pl.DataFrame:
     """
     keys = ["model", "kind", "epoch"]
     # A pair recorded in several runs is one pair.
-    pairs = frame.group_by([*keys, "first", "second"], maintain_order=True).agg(pl.col("cosine").mean())
+    pairs = pl.concat(frames).group_by([*keys, "first", "second"], maintain_order=True).agg(pl.col("cosine").mean())
     summary = pairs.group_by(keys, maintain_order=True).agg(
         mean=pl.col("cosine").mean(),
         standard_error=pl.when(pl.len() > 1).then(pl.col("cosine").std() / pl.len().sqrt()),
@@ -177,8 +185,8 @@ def cosine_summary(frame: pl.DataFrame) -> pl.DataFrame:
     return pl.concat([summary, both])
 
 
-def cosine_table(summary: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """Models and kinds x chosen epochs (first, 1, 2, 5, 10, 20, ..., last), mean +- standard error over pairs."""
+def cosine_tables(summary: pl.DataFrame) -> dict[str, Table]:
+    """{title: table}: models and kinds x some epochs, mean +- standard error over pairs."""
     epochs = sorted(summary["epoch"].unique())
     shown = [epoch for epoch in epochs if epoch in (epochs[0], 1, 2, 5, 10, 20, 50, 100, 200, epochs[-1])]
     values = {(line["model"], line["kind"], line["epoch"]): line for line in summary.iter_rows(named=True)}
@@ -188,4 +196,5 @@ def cosine_table(summary: pl.DataFrame) -> tuple[list[str], list[list[str]]]:
             lines = [values.get((model, kind, epoch)) for epoch in shown]
             cells = [cell(line["mean"], line["standard_error"], 2) if line else "–" for line in lines]
             body.append([f"{model}, {kind}", *cells])
-    return ["model and pairs", *(f"epoch {epoch}" for epoch in shown)], body
+    header = ["model and pairs", *(f"epoch {epoch}" for epoch in shown)]
+    return {"Cosine of item pairs over epochs (Figure 7)": (header, body)}

@@ -11,12 +11,15 @@ import numpy as np
 import polars as pl
 
 from rlrec.figures import COLORS, GRID, INK, MUTED, plain_axes, save, smooth
-from rlrec.recpie.analyses import DIFFERENCE, LEARNING_METRICS, Gain, p_text
+from rlrec.recpie.attention import DIFFERENCE
 from rlrec.recpie.cosines import KINDS, SEPARATION
-from rlrec.tables import metric_label, row_label
+from rlrec.recpie.curves import LEARNING_METRICS
+from rlrec.recpie.uncertainty import Gain
+from rlrec.tables import metric_label, p_text, row_label
 
 try:
     from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
     from matplotlib.ticker import MaxNLocator
 except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'rlrec[plot]'.") from error
@@ -40,13 +43,14 @@ def attention_bars(summary: pl.DataFrame, path: str | Path) -> Path:
     tokens = [token for token in summary["token"].unique(maintain_order=True) if token != DIFFERENCE]
     contrastive = ("all", DIFFERENCE) in lines
     figure = Figure(figsize=(10.5 if contrastive else 6.0, 3.9), layout="constrained")
-    axes = figure.subplots(1, 2 if contrastive else 1, squeeze=False, width_ratios=[1.25, 1] if contrastive else [1])[0]
+    axes = figure.subplots(1, 2 if contrastive else 1, squeeze=False, width_ratios=[1.25, 1] if contrastive else [1])[
+        0
+    ]
     colors = [{"pos": POSITIVE, "neg": NEGATIVE}.get(token, "#b8bec7") for token in tokens]
     _bars(axes[0], np.arange(len(tokens)), [lines["all", token] for token in tokens], colors)
     axes[0].axhline(1 / len(tokens), color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=3)
     axes[0].set_xticks(np.arange(len(tokens)), [TOKENS.get(token, token) for token in tokens])
-    axes[0].annotate("equal shares", (len(tokens) - 0.52, 1 / len(tokens)), xytext=(0, 3), textcoords="offset points",
-                     ha="right", va="bottom", fontsize=8.5, color=MUTED, zorder=6)  # fmt: skip
+    axes[0].set_xlabel("dashed: equal shares", color=MUTED, fontsize=9)
     told = sum(lines["all", token]["mean"] for token in tokens if token in ("pos", "neg"))
     axes[0].set_title(f"All items: {told:.0%} on explanations", color=INK, fontsize=11, loc="left", pad=8)
     axes[0].set_ylabel("mean attention (eq. 22)", color=MUTED, fontsize=9)
@@ -55,13 +59,22 @@ def attention_bars(summary: pl.DataFrame, path: str | Path) -> Path:
         for shift, token, color, label in ((-0.2, "pos", POSITIVE, "on the positive explanation"),
                                            (0.2, "neg", NEGATIVE, "on the negative explanation")):  # fmt: skip
             hatch = "////" if token == "neg" else None
-            _bars(axes[1], np.arange(2) + shift, [lines[items, token] for items in groups], [color] * 2, 0.38, hatch, label)
+            _bars(
+                axes[1],
+                np.arange(2) + shift,
+                [lines[items, token] for items in groups],
+                [color] * 2,
+                0.38,
+                hatch,
+                label,
+            )
         names = []
         for items in groups:
             line = lines[items, DIFFERENCE]
             p = p_text(line["p_value"])
             p = f"p {p}" if p.startswith("<") else f"p = {p}"
-            names.append(f"{items} ({line['samples']:,})\npos. − neg. = {line['mean']:+.3f}, {p}".replace("+-", "-"))
+            difference = f"{line['mean']:+.3f}".replace("-", "−")
+            names.append(f"{items} ({line['samples']:,} samples)\npos. − neg. {difference}\n{p}")
         axes[1].set_xticks([0, 1], names)
         axes[1].set_title("Liked and disliked items", color=INK, fontsize=11, loc="left", pad=8)
         axes[1].set_ylim(0, 1.32 * max(lines[items, token]["high"] for items in groups for token in ("pos", "neg")))
@@ -69,7 +82,7 @@ def attention_bars(summary: pl.DataFrame, path: str | Path) -> Path:
     for axis in axes:
         plain_axes(axis, "y")
         axis.tick_params(axis="x", length=0, labelsize=9, labelcolor=INK)
-    figure.supxlabel("whiskers: 95 % intervals, users resampled", color=MUTED, fontsize=8.5)
+    axes[-1].set_xlabel("whiskers: 95 % intervals, users resampled", color=MUTED, fontsize=9)
     return save(figure, path)
 
 
@@ -79,16 +92,18 @@ def _bars(axis, places, lines: Sequence[Mapping], colors, width: float = 0.66, h
         axis.bar(place, line["mean"], width, color=color, zorder=2, label=None if number else label, **edge)
         spread = [[line["mean"] - line["low"]], [line["high"] - line["mean"]]]
         axis.errorbar(place, line["mean"], yerr=spread, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
-        axis.annotate(f"{line['mean']:.3f}", (place, line["high"]), xytext=(0, 3), textcoords="offset points",
-                      ha="center", va="bottom", fontsize=8.5, color=INK, zorder=5)  # fmt: skip
+        text = axis.annotate(f"{line['mean']:.3f}", (place, line["high"]), xytext=(0, 3), textcoords="offset points",
+                             ha="center", va="bottom", fontsize=8.5, color=INK, zorder=5)  # fmt: skip
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
 
 
 def cosine_curves(summary: pl.DataFrame, path: str | Path) -> Path:
-    """Figure 7 from `cosine_summary`: mean cosine over epochs, one panel per kind of pairs and one for the separation."""
+    """Figure 7 from `cosine_summary`: mean cosine over epochs, a panel per kind and one for the separation."""
     kinds = [kind for kind in (*KINDS, SEPARATION) if kind in summary["kind"].to_list()]
     models = summary["model"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(1.0 + 3.1 * len(kinds), 3.6), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]
+    figure.get_layout_engine().set(w_pad=0.1)
     for axis, kind in zip(axes, kinds):
         for number, model in enumerate(models):
             lines = summary.filter(pl.col("kind") == kind, pl.col("model") == model).sort("epoch")
@@ -139,7 +154,7 @@ def gain_by_uncertainty(gain: Gain, path: str | Path) -> Path:
     axis.set_ylabel(f"squared error saved by {gain.rows[0]}\nover {gain.rows[1]}", color=MUTED, fontsize=9)
     plain_axes(axis, "both")
     axis.spines["bottom"].set_visible(False)
-    figure.legend(loc="outside upper left", frameon=False, fontsize=8.8, labelcolor=INK)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, fontsize=8.8, labelcolor=INK)
     return save(figure, path)
 
 
@@ -174,7 +189,7 @@ def learning_curves(curve: pl.DataFrame, baseline: str, path: str | Path) -> Pat
 
 
 def reward_bands(series: Mapping[str, Sequence[np.ndarray]], path: str | Path) -> Path:
-    """Rewards over steps of several labels: mean over seeds, smoothed, in a band from the lowest to the highest seed."""
+    """Rewards over steps of several labels: smoothed mean in a band from lowest to highest seed."""
     figure = Figure(figsize=(7.0, 4.0), layout="constrained")
     axis = figure.subplots()
     for number, (label, runs) in enumerate(series.items()):
@@ -184,7 +199,9 @@ def reward_bands(series: Mapping[str, Sequence[np.ndarray]], path: str | Path) -
         steps = steps[steps <= last]
         seeds = np.array([smooth(np.interp(steps, *run)) for run in runs])
         name = f"{label} (mean of {len(runs)} seeds)" if len(runs) > 1 else label
-        axis.plot(steps, seeds.mean(axis=0), color=color, linewidth=2.2, linestyle=DASHES[number % len(DASHES)], label=name)
+        axis.plot(
+            steps, seeds.mean(axis=0), color=color, linewidth=2.2, linestyle=DASHES[number % len(DASHES)], label=name
+        )
         if len(runs) > 1:
             axis.fill_between(steps, seeds.min(axis=0), seeds.max(axis=0), color=color, alpha=0.18, linewidth=0)
         else:
