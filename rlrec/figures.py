@@ -1,4 +1,4 @@
-"""Pictures from results: reward curves per stage (ExpCTR's Figure 3) and the AUC of every row as bars.
+"""Pictures from results: reward curves per stage (ExpCTR's Figure 3), and AUC, or RMSE beside AUC, of every row.
 
 Needs the `plot` extra. Nothing here opens a window: figures are drawn on matplotlib's Agg canvas and saved as PNG.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rlrec.tables import HEURISTICS, row_base, row_label
+from rlrec.tables import HEURISTICS, metric_label, row_base, row_label
 
 try:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KINDS = {  # kind: (colour, bases)
     "heuristic, no text": ("#b8bec7", tuple(HEURISTICS)),
-    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec")),
+    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec", "bert4rec", "gru", "ncf", "recpie_free")),
     "untuned LLM": ("#E69F00", ("icl",)),
     "explanations alone": ("#D55E00", ("expctr_llm",)),
     "recommender + explanations": ("#009E73", ("expctr_aug", "recpie")),
@@ -166,6 +166,74 @@ def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path |
     return save(figure, path)
 
 
+def accuracy_bars(
+    summary: pl.DataFrame, path: str | Path, title: str = "", metrics: Sequence[str] = ("rmse", "auc")
+) -> Path | None:
+    """Draw RMSE beside AUC of every row as bars and save it; None when no row has an RMSE.
+
+    RMSE has no zero worth showing, so its bars grow from the row without explanations ("gru"; without it, from the
+    worst row): to the left is better. AUC's grow from chance. Whiskers are standard deviations over seeds; a diamond
+    is the paper's value.
+    """
+    values = {(line["row"], line["metric"]): line for line in summary.to_dicts() if line["metric"] in metrics}
+    rows = [row for row in summary["row"].unique(maintain_order=True) if (row, metrics[0]) in values]
+    if not rows:
+        return None
+    metrics = [metric for metric in metrics if any((row, metric) in values for row in rows)]
+    figure = Figure(figsize=(3.4 + 3.4 * len(metrics), 1.7 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    heights = dict(zip(rows, range(len(rows) - 1, -1, -1)))
+    for axis, metric in zip(axes, metrics):
+        lines = {row: values[row, metric] for row in rows if (row, metric) in values}
+        if metric == "auc":
+            origin, note = 0.5, "chance"
+        elif "gru" in lines:
+            origin, note = lines["gru"]["mean"], row_label("gru")
+        else:
+            origin, note = max(line["mean"] for line in lines.values()), "worst row"
+        known = [origin]
+        for row, line in lines.items():
+            color, hatch = _row_style(row)
+            mean, deviation = line["mean"], line["sd"] or 0.0
+            axis.barh(heights[row], mean - origin, left=origin, height=0.68, color=color, zorder=2, **hatch)
+            if deviation:
+                axis.errorbar(mean, heights[row], xerr=deviation, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
+            known += [mean - deviation, mean + deviation]
+            if line["paper"] is not None:
+                diamond = {"marker": "D", "s": 26, "color": "white", "edgecolor": INK, "linewidth": 1.1}
+                axis.scatter(line["paper"], heights[row], zorder=6, **diamond)
+                known.append(line["paper"])
+            side = 1 if mean >= origin else -1
+            place = {"xytext": (5 * side, 0), "textcoords": "offset points", "va": "center"}
+            place |= {"ha": "left" if side > 0 else "right", "zorder": 5}
+            end = (mean + side * deviation, heights[row])
+            text = axis.annotate(f"{mean:.4f}", end, fontsize=8.5, color=INK, **place)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        room = 0.22 * (np.ptp(known) or 0.01)
+        axis.set_xlim(min(known) - (room if min(known) < origin else 0.1 * room), max(known) + room)
+        axis.axvline(origin, color=INK, linewidth=1.1, zorder=4)
+        axis.annotate(note, (origin, len(rows) - 0.45), xytext=(0, 3), textcoords="offset points", ha="center",
+                      va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
+        axis.set_xlabel(metric_label(metric, arrow=True), color=INK, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        plain_axes(axis, "x")
+        axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
+    axes[0].set_yticks(list(heights.values()), [row_label(row) for row in heights])
+    kinds = list(dict.fromkeys(map(row_kind, rows)))
+    with_paper = any(line["paper"] is not None for line in values.values())
+    _legend(figure, kinds, with_paper, seeds=max(line["seeds"] for line in values.values()))
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    return save(figure, path)
+
+
+def _row_style(row: str) -> tuple[str, dict]:
+    """A row's colour and, for kinds that are hatched, the hatch."""
+    kind = row_kind(row)
+    return KINDS[kind][0], {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
+
+
 def row_kind(row: str) -> str:
     """The kind (a key of KINDS) a row is coloured by.
 
@@ -176,7 +244,7 @@ def row_kind(row: str) -> str:
     return next((kind for kind, (_, bases) in KINDS.items() if base in bases), "other")
 
 
-def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
+def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: int = 1) -> None:
     handles = []
     for kind in kinds:
         hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
@@ -184,6 +252,9 @@ def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
     if with_paper:
         diamond = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": ""}
         handles.append(Line2D([], [], label="the paper's value", **diamond))
+    if seeds > 1:
+        whisker = {"marker": "|", "markersize": 7, "color": INK, "linewidth": 1.1}
+        handles.append(Line2D([], [], label=f"standard deviation over {seeds} seeds", **whisker))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
 
 

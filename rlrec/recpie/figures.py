@@ -132,8 +132,9 @@ def cosine_curves(summary: pl.DataFrame, path: str | Path) -> Path:
     if kinds[-1] == SEPARATION:
         axes[-1].set_ylabel("difference of the means", color=MUTED, fontsize=9)
     handles, labels = axes[0].get_legend_handles_labels()
+    told = {"title": "bands: standard error over pairs", "title_fontproperties": {"size": 8.5}}
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9,
-                  labelcolor=INK, handlelength=3)  # fmt: skip
+                  labelcolor=INK, handlelength=3, **told)  # fmt: skip
     return save(figure, path)
 
 
