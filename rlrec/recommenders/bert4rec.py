@@ -63,9 +63,11 @@ class BERT4Rec(NextItemModel):
 
     def states(self, history: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """History (B, L) and which of its places are masked (B, L) -> states (B, L, d), GELU(W^P h + b^P) of eq. 7."""
+        given = (history != 0) | masked
+        from_newest = (given.sum(1, keepdim=True) - given.cumsum(1)).clamp(min=0)  # the newest has position 0
         x = torch.where(masked.unsqueeze(-1), self.mask_vector, self.item_table(history))
-        x = self.dropout(x + self.position_table.weight[: history.shape[1]])
-        x = self.encoder(x, src_key_padding_mask=(history == 0) & ~masked)
+        x = self.dropout(x + self.position_table(from_newest))
+        x = self.encoder(x, src_key_padding_mask=~given)
         return F.gelu(self.output(x))
 
     def next_states(self, history: torch.Tensor) -> torch.Tensor:

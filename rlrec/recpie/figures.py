@@ -164,13 +164,16 @@ def learning_curves(curve: pl.DataFrame, baseline: str, path: str | Path) -> Pat
     metrics = [metric for metric in LEARNING_METRICS if metric in curve["metric"].to_list()]
     figure = Figure(figsize=(1.0 + 3.3 * len(metrics), 3.7), layout="constrained")
     axes = figure.subplots(1, len(metrics), squeeze=False)[0]
-    rows = curve["row"].unique(maintain_order=True).to_list()
+    rows = sorted(curve["row"].unique(maintain_order=True), key=lambda row: row == baseline)  # the baseline last
     fractions = sorted(curve["fraction"].unique())
     for axis, metric in zip(axes, metrics):
         for number, row in enumerate(rows):
             lines = curve.filter(pl.col("row") == row, pl.col("metric") == metric).sort("fraction")
             color = MUTED if row == baseline else COLORS[number % len(COLORS)]
-            places = [fractions.index(fraction) for fraction in lines["fraction"]]
+            # Side by side, so that whiskers do not hide one another.
+            places = [
+                fractions.index(fraction) + 0.06 * (number - (len(rows) - 1) / 2) for fraction in lines["fraction"]
+            ]
             axis.errorbar(places, lines["mean"], yerr=lines["sd"].fill_null(0.0), color=color, linewidth=2, capsize=3,
                           elinewidth=1.2, marker=MARKERS[number % len(MARKERS)], markersize=6, zorder=4,
                           linestyle=DASHES[2] if row == baseline else "-", label=row_label(row))  # fmt: skip
@@ -184,8 +187,10 @@ def learning_curves(curve: pl.DataFrame, baseline: str, path: str | Path) -> Pat
         plain_axes(axis, "y")
         axis.margins(x=0.08, y=0.12)
     handles, labels = axes[0].get_legend_handles_labels()
+    seeds = curve["seeds"].max()
+    told = {"title": f"whiskers: standard deviation over {seeds} seeds", "title_fontproperties": {"size": 8.5}}
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK,
-                  handlelength=3.2)  # fmt: skip
+                  handlelength=3.2, **(told if seeds > 1 else {}))  # fmt: skip
     return save(figure, path)
 
 
