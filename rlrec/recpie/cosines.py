@@ -9,15 +9,19 @@ together that share users, and items of one category share more of them; without
 items may tell nothing about categories.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
-import torch
-import torch.nn.functional as F
 from scipy import sparse
-from torch import nn
+
+if TYPE_CHECKING:
+    import torch  # summaries of finished runs must not wait for it
+    from torch import nn
 
 from rlrec.results import write_parquet_atomic
 from rlrec.tables import Table, cell
@@ -113,9 +117,10 @@ class CosineRecorder:
         pairs: columns first, second and kind, such as `choose_pairs` gives.
         items: `vocabulary.items` of the models; their n-th item has row n + 1.
 
+    >>> import torch
     >>> recorder = CosineRecorder(pl.DataFrame({"first": ["a"], "second": ["b"], "kind": ["similar"]}), ["a", "b"])
-    >>> model = nn.Module()
-    >>> model.item_table = nn.Embedding.from_pretrained(torch.tensor([[0.0, 0.0], [3.0, 4.0], [4.0, 3.0]]))
+    >>> model = torch.nn.Module()
+    >>> model.item_table = torch.nn.Embedding.from_pretrained(torch.tensor([[0.0, 0.0], [3.0, 4.0], [4.0, 3.0]]))
     >>> recorder.on_epoch("SASRec")(0, model)  # before fit(..., on_epoch=recorder.on_epoch("SASRec"))
     >>> recorder.frame().row(0)
     ('SASRec', 0, 'a', 'b', 'similar', 0.96...)
@@ -127,17 +132,18 @@ class CosineRecorder:
         if unknown:
             raise ValueError(f"Item {unknown[0]!r} of the pairs is not in the vocabulary; choose pairs of its items.")
         self.pairs = pairs.select("first", "second", "kind")
-        self.rows = torch.tensor([[places[a], places[b]] for a, b, _ in self.pairs.iter_rows()])
+        self.rows = np.array([[places[a], places[b]] for a, b, _ in self.pairs.iter_rows()])
         self.frames: list[pl.DataFrame] = []
 
     def on_epoch(self, model_name: str, offset: int = 0) -> Callable[[int, nn.Module], None]:
         """A callback (epoch, model) for `fit`; `offset` is added to the epochs of later rounds."""
 
         def record(epoch: int, model: nn.Module) -> None:
-            first, second = item_vectors(model)[self.rows.to(item_vectors(model).device)].unbind(1)
-            cosines = F.cosine_similarity(first, second).cpu().tolist()
+            vectors = item_vectors(model).double().cpu().numpy()[self.rows]  # (pairs, 2, d)
+            norms = np.linalg.norm(vectors, axis=-1)
+            cosines = vectors.prod(axis=1).sum(axis=-1) / np.maximum(norms.prod(axis=-1), 1e-12)
             line = self.pairs.with_columns(
-                model=pl.lit(model_name), epoch=pl.lit(epoch + offset), cosine=pl.Series(cosines, dtype=pl.Float64)
+                model=pl.lit(model_name), epoch=pl.lit(epoch + offset), cosine=pl.Series(cosines)
             )
             self.frames.append(line.select(COSINE_COLUMNS))
 
