@@ -250,33 +250,26 @@ def fill(folder, seed, samples, fraction=1.0, rmse=0.28):
     results.write_log_history(folder, "recpie", rewards_of(0.7 + 0.01 * np.arange(20) + 0.01 * rng.random(20)))
 
 
-def test_command_line_draws_what_there_is(samples, tmp_path):
+def test_command_line_draws_what_there_is(samples, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     for seed in (0, 1):
         fill(tmp_path / "runs" / f"seed{seed}", seed, samples)
     fill(tmp_path / "runs" / "quarter", 0, samples, fraction=0.25, rmse=0.29)
     results.write_log_history(tmp_path / "other", "recpie", rewards_of([0.5] * 20))
     (tmp_path / "idle" / "logs").mkdir(parents=True)
-    command = [
-        sys.executable,
-        "-m",
-        "rlrec.recpie.analyses",
-        f"PPO={tmp_path}/ru*",
-        f"recpie loss={tmp_path / 'other'}",
-    ]
-    command += [f"idle={tmp_path / 'idle'}", "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = [f"PPO={tmp_path}/ru*", f"recpie loss={tmp_path / 'other'}", f"idle={tmp_path / 'idle'}"]
+    analyses.main([*arguments, "--output_dir", str(tmp_path / "out")])
+    told = capsys.readouterr().out
     names = {path.name.removeprefix("recpie_simulated_") for path in (tmp_path / "out").iterdir()}
     drawn = {f"{name}_PPO.png" for name in ("attention", "cosines", "uncertainty", "learning_curve")}
     assert names == {*drawn, "reward_curves.png", "analyses.md"}
     for picture in (tmp_path / "out").glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
         assert picture.stat().st_size > 10_000
-    assert "## Attention on positive and negative explanations (Figure 9) (2 runs, PPO)" in done.stdout
-    assert "| recpie loss |     1 |    20 |" in done.stdout
-    assert f"{tmp_path / 'idle'} has nothing to analyse" in done.stdout
-    assert f"wrote {tmp_path / 'out' / 'recpie_simulated_analyses.md'}" in done.stdout
+    assert "## Attention on positive and negative explanations (Figure 9) (2 runs, PPO)" in told
+    assert "| recpie loss |     1 |    20 |" in told
+    assert f"{tmp_path / 'idle'} has nothing to analyse" in told
+    assert f"wrote {tmp_path / 'out' / 'recpie_simulated_analyses.md'}" in told
 
 
 def test_one_run_without_pictures(samples, tmp_path):

@@ -10,7 +10,7 @@ from rlrec.recpie.cosines import CosineRecorder, choose_pairs, cosine_summary, c
 
 @pytest.fixture
 def world():
-    """Items a1, a2 (Bar), b1, b2 (Zoo), ab (both); a1-a2 and a1-b1 share one user, a2-b2 three, all others none or ab."""
+    """Items a1, a2 (Bar), b1, b2 (Zoo), ab (both); a1-a2 and a1-b1 share one user, a2-b2 three, all others none."""
     baskets = [["a1", "a2"], ["a1", "b1"], *[["a2", "b2"]] * 3, ["ab"]]
     lines = [(f"u{user}", item, user) for user, basket in enumerate(baskets) for item in basket]
     interactions = pl.DataFrame(lines, schema=["user_id", "item_id", "timestamp"], orient="row")
@@ -49,8 +49,7 @@ def test_without_related_items_two_kinds_are_enough(world):
         choose_pairs(interactions.filter(pl.col("item_id").is_in(["a1", "a2"])), items)
 
 
-def test_recorded_while_both_kinds_of_model_train(world, tmp_path):
-    interactions, _ = world
+def test_recorded_while_both_kinds_of_model_train(tmp_path):
     vocabulary = Vocabulary(["u"], ["a1", "a2", "b1"], [], [], [], [], history=True)
     pairs = pl.DataFrame(
         {"first": ["a1", "a1"], "second": ["a2", "b1"], "kind": ["similar", "unrelated"], "users": [1, 1]}
