@@ -53,6 +53,8 @@ def attention_summary(frames: Sequence[pl.DataFrame], resamples: int = 2000, see
         Columns items ("all", "liked", "disliked", "liked - disliked"), token (names, and "pos - neg" where the model
         has both explanations), mean, low, high, p_value (null unless it is a difference), samples.
     """
+    if len({tuple(frame.columns) for frame in frames}) > 1:
+        raise ValueError("The runs' attention is over different inputs; give runs of one model.")
     frame = pl.concat(frames)
     tokens = [column.removeprefix("attention_") for column in frame.columns if column.startswith("attention_")]
     values = frame.select(f"attention_{token}" for token in tokens).to_numpy()

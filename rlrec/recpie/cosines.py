@@ -33,7 +33,7 @@ COSINE_COLUMNS = ("model", "epoch", "first", "second", "kind", "cosine")
 
 
 def choose_pairs(
-    interactions: pl.DataFrame, items: pl.DataFrame, per_kind: int = 20, candidates: int = 200, seed: int = 0
+    interactions: pl.DataFrame, items: pl.DataFrame, per_kind: int = 100, candidates: int = 200, seed: int = 0
 ) -> pl.DataFrame:
     """Item pairs of every kind, equally often co-occurring, drawn by `seed`.
 

@@ -32,7 +32,11 @@ def learning_curve(results: Sequence[Mapping], rows: Sequence[str] | None = None
         for fraction in sorted(groups, reverse=True)
     ]
     frame = pl.concat(frames).filter(pl.col("metric").is_in(LEARNING_METRICS))
-    return frame if rows is None else frame.filter(pl.col("row").is_in(rows))
+    kept = frame if rows is None else frame.filter(pl.col("row").is_in(rows))
+    if kept.is_empty():
+        found = ", ".join(frame["row"].unique(maintain_order=True))
+        raise ValueError(f"No run has a row {' or '.join(rows or ())}; there are {found or 'none'}.")
+    return kept
 
 
 def learning_table(curve: pl.DataFrame, differences: Mapping[tuple[str, float], str] | None = None) -> Table:

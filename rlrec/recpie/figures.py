@@ -99,7 +99,9 @@ def _bars(axis, places, lines: Sequence[Mapping], colors, width: float = 0.66, h
 
 def cosine_curves(summary: pl.DataFrame, path: str | Path) -> Path:
     """Figure 7 from `cosine_summary`: mean cosine over epochs, a panel per kind and one for the separation."""
-    kinds = [kind for kind in (*KINDS, SEPARATION) if kind in summary["kind"].to_list()]
+    present = summary["kind"].unique(maintain_order=True).to_list()
+    order = dict.fromkeys([*KINDS, *(kind for kind in present if kind != SEPARATION), SEPARATION])  # others in between
+    kinds = [kind for kind in order if kind in present]
     models = summary["model"].unique(maintain_order=True).to_list()
     figure = Figure(figsize=(1.0 + 3.1 * len(kinds), 3.6), layout="constrained")
     axes = figure.subplots(1, len(kinds), squeeze=False)[0]

@@ -96,6 +96,8 @@ def test_bad_attention_is_refused(samples, tmp_path):
     liked = pl.DataFrame({"user_id": ["u"], "label": [1], "attention_pos": [1.0]})
     with pytest.raises(ValueError, match="All 1 samples are liked"):
         attention_summary([liked])
+    with pytest.raises(ValueError, match="over different inputs"):
+        attention_summary([liked, liked.with_columns(attention_neg=0.0)])
 
 
 def test_uncertainty_by_hand(samples, tmp_path):
@@ -198,6 +200,8 @@ def test_learning_curve_by_hand(samples, tmp_path):
     assert header == ["row", "training data", "seeds", "RMSE ↓", "AUC ↑", "RMSE against the baseline at 100 %"]
     assert body[0] == ["GRU, no text", "100%", "2", "0.3000 ± 0.0000", "0.6000 ± 0.0000", "–"]
     assert body[3] == ["RecPIE", "25%", "1", "0.2900", "0.7000", "-0.0100 (-0.0100 to -0.0100)"]
+    with pytest.raises(ValueError, match="No run has a row ncf; there are gru, recpie"):
+        learning_curve([results.read_results(runs[0])], rows=("ncf",))
     with pytest.raises(ValueError, match=r"training_fraction of seed 0 is 25; it must be in \(0, 1\]"):
         learning_curve([results.read_results(write_run(tmp_path / "d", 0, 25, 0.3))])
 
