@@ -1,4 +1,4 @@
-"""Pictures from results: reward curves per stage (ExpCTR's Figure 3) and the AUC of every row as bars.
+"""Pictures from results: reward curves per stage (ExpCTR's Figure 3), and AUC, or RMSE beside AUC, of every row.
 
 Needs the `plot` extra. Nothing here opens a window: figures are drawn on matplotlib's Agg canvas and saved as PNG.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from rlrec.tables import HEURISTICS, row_base, row_label
+from rlrec.tables import HEURISTICS, metric_label, row_base, row_label
 
 try:
     from matplotlib.figure import Figure
@@ -27,7 +27,7 @@ INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KINDS = {  # kind: (colour, bases)
     "heuristic, no text": ("#b8bec7", tuple(HEURISTICS)),
-    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec")),
+    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec", "bert4rec", "gru", "ncf", "recpie_free")),
     "untuned LLM": ("#E69F00", ("icl",)),
     "explanations alone": ("#D55E00", ("expctr_llm",)),
     "recommender + explanations": ("#009E73", ("expctr_aug", "recpie")),
@@ -59,23 +59,21 @@ def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | P
                 thin = len(seeds) > 1
                 axis.plot(steps, rewards, color=color, alpha=0.3, linewidth=0.9)
                 if not thin:
-                    axis.plot(steps, _smooth(rewards), color=color, linewidth=2.2, label=name)
+                    axis.plot(steps, smooth(rewards), color=color, linewidth=2.2, label=name)
             if len(seeds) > 1:
                 steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
                 mean = np.mean([np.interp(steps, *seed) for seed in seeds], axis=0)
-                axis.plot(
-                    steps, _smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds"
-                )
+                axis.plot(steps, smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds")
         axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
         axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        _plain_axes(axis, "y")
+        plain_axes(axis, "y")
         axis.margins(x=0.02, y=0.12)
         axis.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
     axes[0].set_ylabel("mean reward of a step", color=MUTED, fontsize=9)
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def stage_label(stage: str) -> str:
@@ -106,7 +104,7 @@ def _reward_series(histories: Sequence[Sequence[Mapping]]) -> dict[str, list[tup
     return series
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Centred mean over about a tenth of the values; the window shrinks at both ends."""
     half = max(len(values) // 20, min(1, len(values) // 8))
     padded = np.concatenate([[0.0], np.cumsum(values)])
@@ -160,12 +158,80 @@ def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path |
     seeds = max(line["seeds"] for line in lines)
     spread = f"; whiskers: standard deviation over {seeds} seeds" if seeds > 1 else ""
     axis.set_xlabel(f"AUC on test samples{spread}", color=MUTED, fontsize=9)
-    _plain_axes(axis, "x")
+    plain_axes(axis, "x")
     axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
     _legend(figure, list(dict.fromkeys(kinds)), any(value is not None for value in papers))
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
-    return _save(figure, path)
+    return save(figure, path)
+
+
+def accuracy_bars(
+    summary: pl.DataFrame, path: str | Path, title: str = "", metrics: Sequence[str] = ("rmse", "auc")
+) -> Path | None:
+    """Draw RMSE beside AUC of every row as bars and save it; None when no row has an RMSE.
+
+    RMSE has no zero worth showing, so its bars grow from the row without explanations ("gru"; without it, from the
+    worst row): to the left is better. AUC's grow from chance. Whiskers are standard deviations over seeds; a diamond
+    is the paper's value.
+    """
+    values = {(line["row"], line["metric"]): line for line in summary.to_dicts() if line["metric"] in metrics}
+    rows = [row for row in summary["row"].unique(maintain_order=True) if (row, metrics[0]) in values]
+    if not rows:
+        return None
+    metrics = [metric for metric in metrics if any((row, metric) in values for row in rows)]
+    figure = Figure(figsize=(3.4 + 3.4 * len(metrics), 1.7 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    heights = dict(zip(rows, range(len(rows) - 1, -1, -1)))
+    for axis, metric in zip(axes, metrics):
+        lines = {row: values[row, metric] for row in rows if (row, metric) in values}
+        if metric == "auc":
+            origin, note = 0.5, "chance"
+        elif "gru" in lines:
+            origin, note = lines["gru"]["mean"], row_label("gru")
+        else:
+            origin, note = max(line["mean"] for line in lines.values()), "worst row"
+        known = [origin]
+        for row, line in lines.items():
+            color, hatch = _row_style(row)
+            mean, deviation = line["mean"], line["sd"] or 0.0
+            axis.barh(heights[row], mean - origin, left=origin, height=0.68, color=color, zorder=2, **hatch)
+            if deviation:
+                axis.errorbar(mean, heights[row], xerr=deviation, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
+            known += [mean - deviation, mean + deviation]
+            if line["paper"] is not None:
+                diamond = {"marker": "D", "s": 26, "color": "white", "edgecolor": INK, "linewidth": 1.1}
+                axis.scatter(line["paper"], heights[row], zorder=6, **diamond)
+                known.append(line["paper"])
+            side = 1 if mean >= origin else -1
+            place = {"xytext": (5 * side, 0), "textcoords": "offset points", "va": "center"}
+            place |= {"ha": "left" if side > 0 else "right", "zorder": 5}
+            end = (mean + side * deviation, heights[row])
+            text = axis.annotate(f"{mean:.4f}", end, fontsize=8.5, color=INK, **place)
+            text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+        room = 0.22 * (np.ptp(known) or 0.01)
+        axis.set_xlim(min(known) - (room if min(known) < origin else 0.1 * room), max(known) + room)
+        axis.axvline(origin, color=INK, linewidth=1.1, zorder=4)
+        axis.annotate(note, (origin, len(rows) - 0.45), xytext=(0, 3), textcoords="offset points", ha="center",
+                      va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
+        axis.set_xlabel(metric_label(metric, arrow=True), color=INK, fontsize=10)
+        axis.xaxis.set_major_locator(MaxNLocator(nbins=5))
+        axis.set_ylim(-0.6, len(rows) - 0.4)
+        plain_axes(axis, "x")
+        axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
+    axes[0].set_yticks(list(heights.values()), [row_label(row) for row in heights])
+    kinds = list(dict.fromkeys(map(row_kind, rows)))
+    with_paper = any(line["paper"] is not None for line in values.values())
+    _legend(figure, kinds, with_paper, seeds=max(line["seeds"] for line in values.values()))
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    return save(figure, path)
+
+
+def _row_style(row: str) -> tuple[str, dict]:
+    """A row's colour and, for kinds that are hatched, the hatch."""
+    kind = row_kind(row)
+    return KINDS[kind][0], {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
 
 
 def row_kind(row: str) -> str:
@@ -178,7 +244,7 @@ def row_kind(row: str) -> str:
     return next((kind for kind, (_, bases) in KINDS.items() if base in bases), "other")
 
 
-def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
+def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: int = 1) -> None:
     handles = []
     for kind in kinds:
         hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
@@ -186,10 +252,14 @@ def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool) -> None:
     if with_paper:
         diamond = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": ""}
         handles.append(Line2D([], [], label="the paper's value", **diamond))
+    if seeds > 1:
+        whisker = {"marker": "|", "markersize": 7, "color": INK, "linewidth": 1.1}
+        handles.append(Line2D([], [], label=f"standard deviation over {seeds} seeds", **whisker))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
 
 
-def _plain_axes(axis, grid: str) -> None:
+def plain_axes(axis, grid: str) -> None:
+    """Grid lines across `grid` ("x", "y" or "both"), no frame, quiet ticks."""
     axis.grid(axis=grid, color=GRID, linewidth=0.8)
     axis.set_axisbelow(True)
     axis.spines[["top", "right", "left"]].set_visible(False)
@@ -197,7 +267,8 @@ def _plain_axes(axis, grid: str) -> None:
     axis.tick_params(colors=MUTED, labelsize=8.5)
 
 
-def _save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write the figure as PNG, whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -9,10 +9,11 @@ import yaml
 
 from rlrec.tables import (
     HEURISTICS,
-    PREDICTION_METRICS,
     control_table,
     explanation_metrics,
     markdown_table,
+    prediction_table,
+    predicts_ratings,
     result_table,
     row_label,
     summarise,
@@ -111,7 +112,7 @@ def model_card(results: Sequence[Mapping]) -> str:
             system,
         ],
         "pipeline_tag": "text-generation",
-        "metrics": ["roc_auc"],
+        "metrics": ["mse", "mae", "roc_auc"] if predicts_ratings(summary) else ["roc_auc"],
     }
     if base_model and _is_hub_name(base_model):
         header["base_model"] = base_model
@@ -133,7 +134,7 @@ def model_card(results: Sequence[Mapping]) -> str:
         METHODS.get(system, f"A policy that explains recommendations, trained with {system}."),
         "\n".join(f"- **{name}**: {_shortened(value)}" for name, value in about.items() if value),
         "## Results",
-        markdown_table(*result_table(summary, PREDICTION_METRICS)),
+        markdown_table(*prediction_table(summary)),
         _reading(summary),
     ]
     quality = result_table(summary, explanation_metrics(summary))
@@ -156,6 +157,8 @@ def _is_hub_name(name: str) -> bool:
 
 def _reading(summary: pl.DataFrame) -> str:
     """One honest sentence: where the best explained row stands against the best row that reads no text."""
+    if predicts_ratings(summary):
+        return _reading_of_ratings(summary)
     auc = dict(summary.filter(pl.col("metric") == "auc").select("row", "mean").iter_rows())
     heuristics = [row for row in auc if row in HEURISTICS]
     explained = [row for row in auc if row.startswith(("expctr", "recpie"))]
@@ -167,6 +170,21 @@ def _reading(summary: pl.DataFrame) -> str:
         f"The best row with explanations ({row_label(best)}, AUC {auc[best]:.3f}) is {relation} the best row that "
         f"reads no text ({row_label(bar)}, AUC {auc[bar]:.3f}). Scores are on held-out samples; AUC 0.5 is chance."
     )
+
+
+def _reading_of_ratings(summary: pl.DataFrame) -> str:
+    """The same for ratings: how far RMSE fell against the recommender without explanations and the best heuristic."""
+    rmse = dict(summary.filter(pl.col("metric") == "rmse").select("row", "mean").iter_rows())
+    about = "Ratings are scaled to [0, 1] for RMSE and MAE; AUC is of liked against disliked; all on held-out samples."
+    others = [row for row in rmse if row == "gru" or row in HEURISTICS]
+    if "recpie" not in rmse or not others:
+        return about
+    told = [
+        f"{abs(1 - rmse['recpie'] / rmse[row]):.1%} {'below' if rmse['recpie'] < rmse[row] else 'above'} "
+        f"{row_label(row)} ({rmse[row]:.4f})"
+        for row in sorted(others, key=rmse.get)
+    ]
+    return f"The RMSE of RecPIE ({rmse['recpie']:.4f}) is {', '.join(told)}. {about}"
 
 
 def _how_to_load(base_model: str | None) -> str:

@@ -6,13 +6,15 @@ A RUN_DIR holds results.json (and predictions.parquet and logs/, where the run w
 per seed. Runs of one system and dataset become one table with mean and standard deviation over seeds. For each such
 group the output folder gets, named <system>_<dataset>:
 
-    .md            tables of predictions, explanations, controls and AUC differences
+    .md            tables of predictions, explanations, controls and differences between rows
     .csv           every number in long form (row, metric, mean, sd, seeds, paper)
     .tex           the table of predictions
-    _auc.png       AUC of all rows
+    _auc.png       AUC of all rows (ratings: _accuracy.png, RMSE beside AUC)
     _rewards.png   rewards over steps, per stage
     _cases.md      explanations before and after, side by side
     _card.md       a model card
+
+Runs on a share of the training data are a group of their own, named <system>_<dataset>_<share>pct.
 """
 
 import argparse
@@ -22,17 +24,19 @@ from pathlib import Path
 from rlrec.model_card import case_study, model_card
 from rlrec.results import read_log_histories, read_predictions, read_results, write_text_atomic
 from rlrec.tables import (
-    PREDICTION_METRICS,
     control_table,
     difference_table,
     explanation_metrics,
     latex_table,
     markdown_table,
+    prediction_table,
+    predicts_ratings,
     result_table,
     summarise,
+    training_fraction,
 )
 
-CASE_STUDY_ROWS = ("icl", "expctr_llm")
+CASE_STUDY_ROWS = (("icl", "expctr_llm"), ("recpie_bootstrap", "recpie"))  # before and after
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -59,13 +63,17 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     results = [read_results(run) for run in runs]
     summary = summarise(results)
     predictions = {record["seed"]: read_predictions(run) for record, run in zip(results, runs)}
-    differences = difference_table({seed: frame for seed, frame in predictions.items() if frame is not None})
-    seeds = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else f"seed {results[0]['seed']}"
+    predictions = {seed: frame for seed, frame in predictions.items() if frame is not None}
+    told = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else f"seed {results[0]['seed']}"
+    fraction = training_fraction(results[0])
+    told += f", {fraction:.0%} of the training data" if fraction < 1 else ""
+    same = "differences (same test samples, users resampled)"
     tables = {
-        f"{results[0]['system']} on {results[0]['dataset']} ({seeds})": result_table(summary, PREDICTION_METRICS),
+        f"{results[0]['system']} on {results[0]['dataset']} ({told})": prediction_table(summary),
         "Explanations": result_table(summary, explanation_metrics(summary)),
         "Controls": control_table(results),
-        "AUC differences (same test samples, users resampled)": differences,
+        f"RMSE {same}": difference_table(predictions, metric="rmse"),
+        f"AUC {same}": difference_table(predictions),
     }
     return "\n\n".join(f"## {title}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1]) + "\n"
 
@@ -78,36 +86,40 @@ def report(folders: Sequence[str | Path], output_dir: str | Path, pictures: bool
         output_dir: made when missing.
         pictures: draw PNGs (needs the `plot` extra).
     """
-    groups: dict[tuple[str, str], list[Path]] = {}
+    groups: dict[tuple[str, str, float], list[Path]] = {}
     for run in find_runs(folders):
         record = read_results(run)
-        groups.setdefault((record["system"], record["dataset"]), []).append(run)
+        groups.setdefault((record["system"], record["dataset"], training_fraction(record)), []).append(run)
     written = []
-    for (system, dataset), runs in groups.items():
-        written += _report_group(system, dataset, runs, Path(output_dir), pictures)
+    for runs in groups.values():
+        written += _report_group(runs, Path(output_dir), pictures)
     return written
 
 
-def _report_group(system: str, dataset: str, runs: Sequence[Path], output_dir: Path, pictures: bool) -> list[Path]:
-    name = f"{system}_{dataset}".replace("/", "_")
+def _report_group(runs: Sequence[Path], output_dir: Path, pictures: bool) -> list[Path]:
     results = [read_results(run) for run in runs]
+    system, dataset, fraction = results[0]["system"], results[0]["dataset"], training_fraction(results[0])
+    name = f"{system}_{dataset}".replace("/", "_") + (f"_{100 * fraction:g}pct" if fraction < 1 else "")
+    dataset += f", {fraction:.0%} of the training data" if fraction < 1 else ""
     summary = summarise(results)
-    table = result_table(summary, PREDICTION_METRICS)
     texts = {
         ".md": tables_markdown(runs),
         ".csv": summary.write_csv(),
-        ".tex": latex_table(*table, caption=f"{system} on {dataset}") + "\n",
+        ".tex": latex_table(*prediction_table(summary), caption=f"{system} on {dataset}") + "\n",
         "_card.md": model_card(results),
     }
     predictions = read_predictions(runs[0])
-    columns = {f"explanation_{row}" for row in CASE_STUDY_ROWS}
-    if predictions is not None and columns <= set(predictions.columns):
-        texts["_cases.md"] = case_study(predictions, *CASE_STUDY_ROWS)
+    for rows in CASE_STUDY_ROWS:
+        if predictions is not None and {f"explanation_{row}" for row in rows} <= set(predictions.columns):
+            texts["_cases.md"] = case_study(predictions, *rows)
     written = [write_text_atomic(output_dir / f"{name}{ending}", text) for ending, text in texts.items()]
     if pictures:
-        from rlrec.figures import auc_bars, reward_curves  # the `plot` extra
+        from rlrec.figures import accuracy_bars, auc_bars, reward_curves  # the `plot` extra
 
-        bars = auc_bars(summary, output_dir / f"{name}_auc.png", f"AUC on {dataset}")
+        if predicts_ratings(summary):
+            bars = accuracy_bars(summary, output_dir / f"{name}_accuracy.png", f"RMSE and AUC on {dataset}")
+        else:
+            bars = auc_bars(summary, output_dir / f"{name}_auc.png", f"AUC on {dataset}")
         histories = [read_log_histories(run) for run in runs]
         curves = reward_curves(histories, output_dir / f"{name}_rewards.png", f"Rewards during training on {dataset}")
         written += [path for path in (bars, curves) if path is not None]

@@ -24,7 +24,7 @@ import polars as pl
 SCHEMA = 1
 REQUIRED = ("schema", "system", "dataset", "seed", "rows", "controls")
 PACKAGES = ("rlrec", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "scikit-learn")
-SAMPLE_COLUMNS = ("user_id", "item_id", "title", "label", "rating", "review", "reasons", "history_titles",
+SAMPLE_COLUMNS = ("user_id", "item_id", "title", "label", "rating", "target", "review", "reasons", "history_titles",
                   "history_labels")  # fmt: skip
 
 
@@ -34,6 +34,16 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def write_parquet_atomic(path: str | Path, frame: pl.DataFrame) -> Path:
+    """Write `frame` to `path` (its folder is made) so that no reader ever sees half of it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    frame.write_parquet(temporary)
     os.replace(temporary, path)
     return path
 
@@ -167,8 +177,9 @@ def write_predictions(
     """Write `output_dir`/predictions.parquet: one row per test sample, for paired tests and the case study.
 
     Args:
-        samples: the test samples; user_id, item_id and label are needed, title, history and review are kept.
-        scores: {row of results.json: (N,) probabilities}, stored as column score_<row>.
+        samples: the test samples; user_id, item_id and label are needed, title, history, review and target (the
+            rating scaled to [0, 1], where ratings are predicted) are kept.
+        scores: {row of results.json: (N,) probabilities or scaled ratings}, stored as column score_<row>.
         explanations: {row: N texts (the first one where there are several)}, stored as column explanation_<row>.
     """
     columns = [pl.Series(f"score_{row}", np.asarray(values, dtype=float)) for row, values in scores.items()]
@@ -179,12 +190,7 @@ def write_predictions(
                 f"{column.name} has {len(column)} values for {len(samples)} samples; give one per sample."
             )
     kept = samples.select([column for column in SAMPLE_COLUMNS if column in samples.columns])
-    path = Path(output_dir) / "predictions.parquet"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    kept.with_columns(columns).write_parquet(temporary)
-    os.replace(temporary, path)
-    return path
+    return write_parquet_atomic(Path(output_dir) / "predictions.parquet", kept.with_columns(columns))
 
 
 def read_predictions(run_dir: str | Path) -> pl.DataFrame | None:

@@ -1,4 +1,4 @@
-"""How sure a difference is: bootstrap intervals of AUC, spread over seeds, paired tests.
+"""How sure a difference is: bootstrap intervals of AUC, RMSE and means, spread over seeds, paired tests.
 
 AUC is computed for all resamples at once from rank sums: a resample is a vector of how often each row was drawn, and
 its AUC is a weighted count of (positive above negative) pairs along the sorted scores. 2,000 resamples of 2,000 rows
@@ -70,17 +70,8 @@ def auc_difference(
     auc_a, auc_b = (float(weighted_auc(labels, scores, once)[0]) for scores in systems)
     first, second = _bootstrap(labels, systems, users, resamples, seed)
     differences = second - first
-    low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
-    tail = min((differences <= 0).mean(), (differences >= 0).mean())
-    return {
-        "auc_a": auc_a,
-        "auc_b": auc_b,
-        "difference": auc_b - auc_a,
-        "low": float(low),
-        "high": float(high),
-        "p_value": float(np.clip(2 * tail, 1 / len(differences), 1.0)),
-        "resamples": len(differences),
-    }
+    found = percentile_interval(differences, confidence)
+    return {"auc_a": auc_a, "auc_b": auc_b, "difference": auc_b - auc_a, **found, "resamples": len(differences)}
 
 
 def auc_interval(labels, scores, users=None, resamples: int = 2000, confidence: float = 0.95, seed: int = 0) -> dict:
@@ -113,6 +104,73 @@ def _bootstrap(labels: np.ndarray, systems: list[np.ndarray], users, resamples: 
     if aucs.shape[1] == 0:
         raise ValueError(f"None of {resamples} resamples held both classes; there are too few samples or users.")
     return aucs
+
+
+def rmse_difference(
+    targets, predictions_a, predictions_b, users=None, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, float]:
+    """RMSE(b) - RMSE(a) on the same samples (negative: b is better), with its percentile bootstrap interval.
+
+    Args:
+        targets: (N,) true ratings.
+        predictions_a, predictions_b: (N,) on the scale of the targets.
+        users, resamples, confidence, seed: as in `auc_difference`.
+
+    Returns:
+        rmse_a, rmse_b, difference, low, high, p_value.
+    """
+    targets = np.asarray(targets, dtype=float)
+    predictions = [checked_scores(scores, len(targets)) for scores in (predictions_a, predictions_b)]
+    squares = [(scores - targets) ** 2 for scores in predictions]
+    columns = np.column_stack([*squares, np.ones(len(targets))])
+    if not np.isfinite(columns).all():
+        raise ValueError(f"Target {int(np.flatnonzero(~np.isfinite(columns).all(axis=1))[0])} is not a finite number.")
+    rmse_a, rmse_b = np.sqrt(columns[:, :2].mean(axis=0))
+    sums = resampled_sums(columns, users, resamples, seed)
+    first, second = np.sqrt(sums[:, 0] / sums[:, 2]), np.sqrt(sums[:, 1] / sums[:, 2])
+    found = percentile_interval(second - first, confidence)
+    return {"rmse_a": float(rmse_a), "rmse_b": float(rmse_b), "difference": float(rmse_b - rmse_a), **found}
+
+
+def resampled_sums(columns, users=None, resamples: int = 2000, seed: int = 0) -> np.ndarray:
+    """Sums of each column over bootstrap resamples: (N, K) -> (R, K).
+
+    Means, RMSEs, slopes and their paired differences are functions of such sums.
+
+    Args:
+        columns: (N, K) numbers per sample; a column of ones gives the number of samples drawn.
+        users: (N,) user of each sample; when given, whole users are resampled.
+    """
+    columns = np.asarray(columns, dtype=float)
+    if users is not None:
+        clusters = np.unique(np.asarray(users), return_inverse=True)[1]
+        if len(clusters) != len(columns):
+            raise ValueError(f"There are {len(clusters)} users for {len(columns)} samples; give one user per sample.")
+        columns = np.column_stack([np.bincount(clusters, weights=column) for column in columns.T])
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // len(columns))
+    parts = [
+        resample_counts(len(columns), min(chunk, resamples - start), rng) @ columns
+        for start in range(0, resamples, chunk)
+    ]
+    return np.concatenate(parts)
+
+
+def percentile_interval(values, confidence: float = 0.95) -> dict[str, float]:
+    """low, high and p_value of a statistic from its resamples (R,); those that are not finite are left out.
+
+    p_value is two-sided: twice the smaller share of resamples on one side of 0, at least 1 / R.
+
+    >>> percentile_interval([1.0, 2.0, 3.0, 4.0], confidence=0.5)
+    {'low': 1.75, 'high': 3.25, 'p_value': 0.25}
+    """
+    values = np.asarray(values, dtype=float)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        raise ValueError("No resample gave a number; there are too few samples or users.")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    tail = min((values <= 0).mean(), (values >= 0).mean())
+    return {"low": float(low), "high": float(high), "p_value": float(np.clip(2 * tail, 1 / len(values), 1.0))}
 
 
 def mean_and_sd(values) -> tuple[float, float | None]:

@@ -1,23 +1,34 @@
-"""Recommenders: one nn.Module per file, one contract (`base`), one fit loop (`fitting`)."""
+"""Recommenders: one nn.Module per file, one contract (`base`), one fit loop (`fitting`).
+
+Next-item models (SASRec, BERT4Rec) know neither users nor ratings and have a contract and a loop of their own
+(`sequential`).
+"""
 
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
+from rlrec.recommenders.bert4rec import BERT4Rec
 from rlrec.recommenders.deepfm import DeepFM
 from rlrec.recommenders.fitting import CrossFit, FitResult, cross_fit, fit
 from rlrec.recommenders.ncf import NCF
+from rlrec.recommenders.sasrec import SASRec
 from rlrec.recommenders.self_attentive_gru import SelfAttentiveGRU
+from rlrec.recommenders.sequential import fit_sequences, item_sequences
 from rlrec.recommenders.split_data import SplitData, mean_of_fits
 
 __all__ = [
     "NCF",
+    "BERT4Rec",
     "Batch",
     "CrossFit",
     "DeepFM",
     "FitResult",
     "Recommender",
+    "SASRec",
     "SelfAttentiveGRU",
     "SplitData",
     "Vocabulary",
     "cross_fit",
     "fit",
+    "fit_sequences",
+    "item_sequences",
     "mean_of_fits",
 ]

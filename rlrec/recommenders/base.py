@@ -32,7 +32,43 @@ VOCABULARY_FILE = "vocabulary.json"
 OBJECTIVES = ("binary", "rating")
 
 
-class Recommender(nn.Module):
+class SavedModel(nn.Module):
+    """A module that its `config`, the keyword arguments of its constructor, and its weights build again."""
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = config
+
+    def save_pretrained(self, directory: str | Path, vocabulary: "Vocabulary | None" = None) -> None:
+        """Write model.safetensors and config.json (and vocabulary.json), each one whole or not at all."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = directory / f".{WEIGHTS_FILE}.tmp"
+        save_file({name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}, weights)
+        os.replace(weights, directory / WEIGHTS_FILE)
+        if vocabulary is not None:
+            vocabulary.save(directory)
+        # The config comes last: a folder that has it is complete.
+        write_json(directory / CONFIG_FILE, {"recommender": type(self).__name__, **self.config})
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> "SavedModel":
+        """Read what `save_pretrained` wrote, on the CPU and in eval mode.
+
+        Raises:
+            FileNotFoundError: a file is missing.
+            ValueError: the folder holds another recommender.
+        """
+        config = read_json(Path(directory) / CONFIG_FILE)
+        name = config.pop("recommender", None)
+        if name != cls.__name__:
+            raise ValueError(f"{Path(directory) / CONFIG_FILE} describes {name!r}, not {cls.__name__!r}")
+        model = cls(**config)
+        model.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+        return model.eval()
+
+
+class Recommender(SavedModel):
     """Base of all recommenders: `forward(batch, explanations=None) -> (B,)`, predict, save and load.
 
     A subclass keeps its constructor's arguments, which must be JSON values, in `self.config`, and has `forward`.
@@ -45,8 +81,7 @@ class Recommender(nn.Module):
     """
 
     def __init__(self, config: dict):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is {self.objective!r}, expected 'binary' or 'rating'")
 
@@ -121,34 +156,6 @@ class Recommender(nn.Module):
             outputs.append(function(part, z).to(batch["user"].device))
         self.train(was_training)
         return torch.cat(outputs)
-
-    def save_pretrained(self, directory: str | Path, vocabulary: "Vocabulary | None" = None) -> None:
-        """Write model.safetensors and config.json (and vocabulary.json), each one whole or not at all."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        weights = directory / f".{WEIGHTS_FILE}.tmp"
-        save_file({name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}, weights)
-        os.replace(weights, directory / WEIGHTS_FILE)
-        if vocabulary is not None:
-            vocabulary.save(directory)
-        # The config comes last: a folder that has it is complete.
-        write_json(directory / CONFIG_FILE, {"recommender": type(self).__name__, **self.config})
-
-    @classmethod
-    def from_pretrained(cls, directory: str | Path) -> "Recommender":
-        """Read what `save_pretrained` wrote, on the CPU and in eval mode.
-
-        Raises:
-            FileNotFoundError: a file is missing.
-            ValueError: the folder holds another recommender.
-        """
-        config = read_json(Path(directory) / CONFIG_FILE)
-        name = config.pop("recommender", None)
-        if name != cls.__name__:
-            raise ValueError(f"{Path(directory) / CONFIG_FILE} describes {name!r}, not {cls.__name__!r}")
-        model = cls(**config)
-        model.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
-        return model.eval()
 
 
 class ExplanationInput(nn.Module):

@@ -52,6 +52,7 @@ def fit(
     metric: str | None = None,
     seed: int = 0,
     cpu_threads: int | None = 1,
+    on_epoch: Callable[[int, Recommender], None] | None = None,
 ) -> FitResult:
     """Train `model` in place, on its own device, with Adam and the loss of its objective.
 
@@ -67,6 +68,7 @@ def fit(
         seed: of shuffling and dropout; the global random state is left as it was.
         cpu_threads: torch's threads while fitting. Batches are so small that a second thread costs more than it
             gives, and ten times more on a busy machine. None keeps torch's setting.
+        on_epoch: called with (epoch, model) after each epoch, for records such as `rlrec.recpie.cosines` keeps.
 
     Raises:
         ValueError: labels of one class only or not 0/1, ratings that are all equal or outside of [0, 1], shapes
@@ -109,6 +111,8 @@ def fit(
             record = {"epoch": epoch, "train_loss": loss}
             result.history.append(record)
             result.best_epoch = epoch
+            if on_epoch is not None:
+                on_epoch(epoch, model)
             if validation is None:
                 continue
             predictions = model.predict(validation[0], validation[2])

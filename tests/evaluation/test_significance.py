@@ -11,7 +11,10 @@ from rlrec.evaluation.significance import (
     auc_interval,
     mean_and_sd,
     paired_tests,
+    percentile_interval,
     resample_counts,
+    resampled_sums,
+    rmse_difference,
     weighted_auc,
 )
 
@@ -109,3 +112,27 @@ def test_paired_tests_by_hand():
     assert paired_tests([1, 2], [2, 3])["t_p_value"] == 0.0
     with pytest.raises(ValueError, match="same length"):
         paired_tests([1, 2], [1])
+
+
+def test_rmse_difference_resamples_users():
+    """User u: a errs by 1, b by 0. User v, of three samples: a by 0, b by 1. Resamples: uu, uv, vv."""
+    users = ["u", "v", "v", "v"]
+    found = rmse_difference([0, 0, 0, 0], [1, 0, 0, 0], [0, 1, 1, 1], users=users)
+    assert found["difference"] == pytest.approx(np.sqrt(3 / 4) - np.sqrt(1 / 4))
+    assert (found["low"], found["high"]) == pytest.approx((-1, 1))
+    assert found["p_value"] == pytest.approx(0.5, abs=0.1)  # a quarter of the resamples, uu, is below 0
+    with pytest.raises(ValueError, match="Target 1 is not a finite number"):
+        rmse_difference([0.0, np.nan], [0, 0], [0, 0])
+    with pytest.raises(ValueError, match="There are 1 users for 2 samples"):
+        rmse_difference([0.0, 1], [0, 0], [0, 0], users=["u"])
+
+
+def test_resampled_sums_by_hand():
+    columns = [[1.0, 10.0], [2.0, 20.0], [4.0, 40.0]]
+    sums = resampled_sums(columns, users=["u", "u", "v"], resamples=200)
+    assert sums.shape == (200, 2)
+    assert set(sums[:, 0]) == {6.0, 7.0, 8.0}  # u twice, both, v twice
+    np.testing.assert_allclose(sums[:, 1], 10 * sums[:, 0])
+    assert set(resampled_sums([[1.0], [0.0]], resamples=50)[:, 0]) == {0.0, 1.0, 2.0}
+    with pytest.raises(ValueError, match="No resample gave a number"):
+        percentile_interval([np.nan])

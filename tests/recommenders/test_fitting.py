@@ -58,6 +58,13 @@ def test_without_validation_all_epochs_run(by_item):
     assert roc_auc_score(labels, model.predict(batch)) == 1.0
 
 
+def test_every_epoch_is_told(by_item):
+    batch, labels = by_item
+    model, seen = build(), []
+    fit(model, batch, labels, epochs=3, on_epoch=lambda epoch, told: seen.append((epoch, told is model)))
+    assert seen == [(1, True), (2, True), (3, True)]
+
+
 def test_the_thread_setting_is_put_back(by_item):
     before = torch.get_num_threads()
     during = []

@@ -1,0 +1,71 @@
+"""SASRec: the next item from causal self-attention over the items before it.
+
+Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section III: items and positions;
+causal self-attention and point-wise feed-forward layers, with layer norm before and dropout and residual after each;
+scores from the item table that embeds the history.
+
+Departures:
+
+1. The loss is the softmax over all items (or over `negatives` sampled ones) at every position; the paper has binary
+   cross-entropy against one sampled negative, which is known to make the scores overconfident.
+2. Positions are counted from the oldest of the newest `max_length` items, because histories are padded at the end and
+   not at the beginning: so no state ever attends to padding.
+3. The paper multiplies neither embedding; nor do we (its published code multiplies the items' by sqrt(d)).
+"""
+
+import torch
+from torch import nn
+
+from rlrec.recommenders.sequential import NextItemModel, to_left
+
+
+class SASRec(NextItemModel):
+    """Kang and McAuley's model; train it with `fit_sequences(model, sequences)`.
+
+    Args:
+        num_items: size of the item table, index 0 (padding and unknown) included.
+        dim: size of item vectors and states (paper: 50).
+        layers, heads: Transformer blocks and heads (paper: 2 and 1).
+        max_length: newest items that are read (paper: 50 on sparse data, 200 on ML-1M).
+        dropout: paper: 0.5 on sparse data, 0.2 on ML-1M.
+        negatives: sampled items in the loss; None = all items.
+
+    >>> model = SASRec(num_items=10, dim=8).eval()
+    >>> model.scores(torch.tensor([[3, 4, 5], [7, 0, 0]])).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        num_items: int,
+        dim: int = 50,
+        layers: int = 2,
+        heads: int = 1,
+        max_length: int = 50,
+        dropout: float = 0.5,
+        negatives: int | None = None,
+    ):
+        super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
+        layer = nn.TransformerEncoderLayer(
+            dim, heads, dim, dropout, activation="relu", batch_first=True, norm_first=True
+        )
+        self.build(num_items, dim, max_length, dropout, layer, layers)
+
+    def states(self, history: torch.Tensor) -> torch.Tensor:
+        """History (B, L), padded at the end, L <= max_length -> states (B, L, d); the t-th knows items 1 to t."""
+        length = history.shape[1]
+        x = self.dropout(self.item_table(history) + self.position_table.weight[:length])
+        mask = nn.Transformer.generate_square_subsequent_mask(length, device=x.device)
+        return self.encoder(x, mask=mask, is_causal=True)
+
+    def next_states(self, history: torch.Tensor) -> torch.Tensor:
+        """The state of the newest item: (B, L) -> (B, d)."""
+        history = to_left(history, self.max_length)
+        newest = ((history != 0).sum(1) - 1).clamp(min=0)
+        return self.states(history)[torch.arange(len(history), device=history.device), newest]
+
+    def loss(self, history: torch.Tensor) -> torch.Tensor:
+        """Every item from those before it, of the newest max_length + 1 items of each sequence (B, L)."""
+        history = to_left(history, self.max_length + 1)
+        known = history[:, 1:] != 0
+        return self.cross_entropy(self.states(history[:, :-1])[known], history[:, 1:][known], self.config["negatives"])

@@ -1,0 +1,191 @@
+"""What next-item models share: histories as tensors, scores of all items, and a fit loop with their own losses.
+
+They read `history` (B, L), item indices oldest first with 0 for padding or unknown, as `Vocabulary` encodes it, and
+know neither users nor ratings; so they are no `Recommender`s, and `fit` of `rlrec.recommenders.fitting` is not theirs.
+"""
+
+import math
+import time
+from collections.abc import Callable
+
+import polars as pl
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rlrec.recommenders.base import SavedModel, padded_indices, require_columns
+from rlrec.recommenders.fitting import FitResult, torch_threads
+
+
+def item_sequences(interactions: pl.DataFrame, items: list[str]) -> torch.Tensor:
+    """Each user's items in time order, as indices: (users, L) int64, users sorted, padded with 0 at the end.
+
+    Args:
+        interactions: user_id, item_id, timestamp; of the training part. Ties in time are broken by item_id.
+        items: `vocabulary.items`; the n-th has index n + 1.
+    """
+    require_columns(interactions, ["user_id", "item_id", "timestamp"])
+    ordered = interactions.sort("user_id", "timestamp", "item_id")
+    return padded_indices(ordered.group_by("user_id", maintain_order=True).agg("item_id")["item_id"], items)
+
+
+def to_left(history: torch.Tensor, length: int) -> torch.Tensor:
+    """The newest `length` items of each history (B, L) in order, moved to the left: (B, up to length), padded with 0.
+
+    >>> to_left(torch.tensor([[0, 5, 0, 6, 7], [3, 0, 0, 0, 0]]), length=2)
+    tensor([[6, 7],
+            [3, 0]])
+    """
+    given = history != 0
+    newest = given & (given.flip(1).cumsum(1).flip(1) <= length)
+    order = (~newest).int().argsort(dim=1, stable=True)
+    return (history * newest).gather(1, order)[:, : max(1, int(newest.sum(1).max()))]
+
+
+class NextItemModel(SavedModel):
+    """A Transformer over a history whose states are compared with the item table: SASRec and BERT4Rec.
+
+    A subclass calls `build`, and has `next_states(history)` (B, d) and `loss(history)` of a batch of sequences.
+    """
+
+    def build(self, num_items: int, dim: int, max_length: int, dropout: float, layer: nn.Module, layers: int) -> None:
+        """The tables, which start normal with deviation 0.02, and the encoder, which starts as torch has it."""
+        self.max_length = max_length
+        self.item_table = nn.Embedding(num_items, dim)
+        self.position_table = nn.Embedding(max_length, dim)
+        self.dropout = nn.Dropout(dropout)
+        final_norm = nn.LayerNorm(dim) if layer.norm_first else None
+        self.encoder = nn.TransformerEncoder(layer, layers, norm=final_norm, enable_nested_tensor=False)
+        for table in (self.item_table, self.position_table):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def next_states(self, history: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> (B, d), what the model expects next."""
+        raise NotImplementedError(f"{type(self).__name__} must define next_states(history)")
+
+    def loss(self, history: torch.Tensor) -> torch.Tensor:
+        """Mean training loss of whole sequences (B, L)."""
+        raise NotImplementedError(f"{type(self).__name__} must define loss(history)")
+
+    def item_scores(self, states: torch.Tensor, items: torch.Tensor | None = None) -> torch.Tensor:
+        """States (..., d) -> scores (..., num_items), or of `items` (K,) alone: inner products with the table."""
+        vectors = self.item_table.weight if items is None else self.item_table(items)
+        return states @ vectors.T
+
+    @torch.no_grad()
+    def scores(self, history: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
+        """(B, L) -> (B, num_items), higher is likelier to come next; the unknown item 0 gets -inf.
+
+        Items of the history are not left out. An empty history gives the scores of an unknown beginning.
+        """
+        self.check(history)
+        was_training, device = self.training, self.item_table.weight.device
+        self.eval()
+        parts = [self.item_scores(self.next_states(part.to(device))).to(history.device)
+                 for part in history.split(batch_size)]  # fmt: skip
+        self.train(was_training)
+        scores = torch.cat(parts)
+        scores[:, 0] = -math.inf
+        return scores
+
+    def check(self, history: torch.Tensor) -> None:
+        size = self.item_table.num_embeddings
+        if history.dim() != 2 or history.shape[1] == 0 or history.is_floating_point():
+            raise ValueError(f"history must be integers of shape (rows, length >= 1), got {tuple(history.shape)}")
+        if len(history) and not 0 <= int(history.min()) <= int(history.max()) < size:
+            raise ValueError(
+                f"history holds indices {int(history.min())}..{int(history.max())}, but the model was built with "
+                f"num_items={size}; encode it with the vocabulary that built the model"
+            )
+
+    def cross_entropy(self, states: torch.Tensor, targets: torch.Tensor, negatives: int | None) -> torch.Tensor:
+        """Mean loss of states (M, d) and their items (M,): over all items, or over `negatives` uniform ones.
+
+        The negatives are drawn once for all M rows; one that is a row's own target does not count in that row.
+        """
+        if negatives is None:
+            scores = self.item_scores(states)
+            scores[:, 0] = -math.inf
+            return F.cross_entropy(scores, targets)
+        drawn = torch.randint(1, self.item_table.num_embeddings, (negatives,), device=targets.device)
+        other = self.item_scores(states, drawn).masked_fill(drawn == targets[:, None], -math.inf)  # (M, negatives)
+        own = self.own_scores(states, targets)
+        return F.cross_entropy(torch.cat([own[:, None], other], dim=1), torch.zeros_like(targets))
+
+    def own_scores(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """The score of one item per state: (M, d), (M,) -> (M,)."""
+        return (states * self.item_table(items)).sum(-1)
+
+
+def fit_sequences(
+    model: NextItemModel,
+    sequences: torch.Tensor,
+    validation: tuple[torch.Tensor, torch.Tensor] | None = None,
+    *,
+    epochs: int = 50,
+    batch_size: int = 128,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 0.0,
+    patience: int = 5,
+    seed: int = 0,
+    cpu_threads: int | None = 1,
+    on_epoch: Callable[[int, NextItemModel], None] | None = None,
+) -> FitResult:
+    """Train a next-item model in place with Adam (betas 0.9 and 0.98, gradients clipped to norm 5).
+
+    Args:
+        sequences: (N, L) whole training sequences; those with fewer than two items are left out.
+        validation: histories (V, L) and the item (V,) that came next; training stops when their mean negative
+            log-likelihood over all items has not improved for `patience` epochs, and the best weights are restored.
+        on_epoch: called with (epoch, model) after each epoch.
+        learning_rate, batch_size: SASRec's; BERT4Rec takes 1e-4 and 256.
+        others: as in `rlrec.recommenders.fit`.
+
+    Returns:
+        `history` with epoch, train_loss and validation_loss; samples are sequences.
+
+    Raises:
+        ValueError: no sequence of two items, or an index outside of the item table.
+    """
+    model.check(sequences)
+    sequences = sequences[(sequences != 0).sum(1) > 1]
+    if len(sequences) == 0:
+        raise ValueError("no training sequence has two known items: there is no next item to learn")
+    device = model.item_table.weight.device
+    sequences = to_left(sequences, sequences.shape[1]).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
+    result, best_score, best_weights, seconds = FitResult(), math.inf, None, 0.0
+    forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+    with forked, torch_threads(cpu_threads):
+        torch.manual_seed(seed)
+        for epoch in range(1, epochs + 1):
+            start = time.perf_counter()
+            model.train()
+            total = 0.0
+            for rows in torch.randperm(len(sequences), device=device).split(batch_size):
+                loss = model.loss(sequences[rows])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+                optimizer.step()
+                total += float(loss.detach()) * len(rows)
+            seconds += time.perf_counter() - start
+            record = {"epoch": epoch, "train_loss": total / len(sequences)}
+            result.history.append(record)
+            result.best_epoch = epoch
+            if on_epoch is not None:
+                on_epoch(epoch, model)
+            if validation is None:
+                continue
+            record["validation_loss"] = float(F.cross_entropy(model.scores(validation[0]), validation[1]))
+            if record["validation_loss"] < best_score:
+                best_score, best_epoch = record["validation_loss"], epoch
+                best_weights = {name: values.clone() for name, values in model.state_dict().items()}
+            elif epoch - best_epoch >= patience:
+                break
+    if best_weights is not None:
+        model.load_state_dict(best_weights)
+        result.best_epoch = best_epoch
+    model.eval()
+    result.samples_per_second = len(sequences) * len(result.history) / seconds
+    return result
