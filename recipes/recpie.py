@@ -45,6 +45,7 @@ def main() -> None:
     for variant in (arguments.variant, *arguments.more_variants):
         alternate(run, variant)
     run.add_robustness_rows()
+    run.write_analyses()
     run.finish()
 
 

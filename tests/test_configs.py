@@ -12,11 +12,19 @@ from rlrec.data import DATASETS
 from rlrec.data.prepare import prepare
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
+from rlrec.recpie import RecPIEArguments
 
 ROOT = Path(__file__).parents[1]
-DATACLASSES = {"expctr": (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig)}
+DATACLASSES = {
+    "expctr": (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig),
+    "recpie": (RecPIEArguments, DataArguments, PolicyArguments, PPOConfig),
+}
 PAPER = {"expctr/ml-20m": 20_000, "expctr/amazon-books": 20_000, "expctr/book-crossing": 40_000}
-EMBEDDED = ("expctr/simulated", "expctr/smoke", "expctr/ml-100k")
+RECPIE = ("recpie/google-local", "recpie/yelp", "recpie/tripadvisor", "recpie/amazon-movies")
+EMBEDDED = (
+    *("expctr/simulated", "expctr/smoke", "expctr/ml-100k"),
+    *("recpie/simulated", "recpie/smoke", "recpie/ml-100k", "recpie/amazon-gift-cards"),
+)
 
 
 def parsed(name):
@@ -25,7 +33,7 @@ def parsed(name):
 
 
 def test_all_configurations_are_known_here():
-    assert set(packaged_configs()) == {*PAPER, *EMBEDDED}
+    assert set(packaged_configs()) == {*PAPER, *RECPIE, *EMBEDDED}
 
 
 @pytest.mark.parametrize("name", packaged_configs())
@@ -51,6 +59,19 @@ def test_datasets_exist_and_folders_differ(name):
     _, data, _, ppo = parsed(name)
     assert data.dataset in DATASETS
     assert ppo.output_dir == "runs/" + name.replace("/", "-")
+
+
+@pytest.mark.parametrize("name", RECPIE)
+def test_recpies_settings(name):
+    """RecPIE, appendix C.1; section 5.1 for the zip codes."""
+    recpie, data, policy, _ = parsed(name)
+    assert policy.model_name_or_path == "meta-llama/Llama-3.1-8B-Instruct"
+    assert recpie.encoder == "distilbert/distilbert-base-uncased"
+    assert (recpie.recommender_epochs, recpie.recommender_batch, recpie.recommender_learning_rate) == (10, 256, 0.01)
+    assert (recpie.variant, recpie.soft_prompt, recpie.objective) == ("contrastive", True, "rating")
+    assert (recpie.reward_funcs, recpie.recpie_baseline) == (["recpie"], "none")
+    assert (data.num_samples, data.threshold, data.label_rule) == (None, None, None)  # the recipe's: rating >= 4
+    assert data.zip_codes == ("94035-94043" if name == "recpie/google-local" else None)
 
 
 @pytest.mark.parametrize("name", PAPER)

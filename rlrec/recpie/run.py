@@ -32,7 +32,15 @@ from rlrec.explanations import ExplanationStore
 from rlrec.policies.grammars import ContrastiveGrammar
 from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 from rlrec.ppo import PPOConfig
-from rlrec.recommenders import NCF, CrossFit, Recommender, SelfAttentiveGRU, SplitData, cross_fit, mean_of_fits
+from rlrec.recommenders import (
+    NCF,
+    CrossFit,
+    Recommender,
+    SelfAttentiveGRU,
+    SplitData,
+    cross_fit,
+    mean_of_fits,
+)
 from rlrec.recommenders.base import interaction_names
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
@@ -41,6 +49,14 @@ from rlrec.recpie.quality import explanation_quality
 from rlrec.results import to_json, write_text_atomic
 
 FEATURES = ("like_rate", "item_mean")
+# rows whose name in the tables is longer than the variant's
+ROWS = {
+    "positive": "positive_only",
+    "aspects": "aspect_terms",
+    "profile": "profile_augmentation",
+    "summary": "history_summarization",
+    "alternative": "alternative_wording",
+}
 
 
 @dataclass
@@ -127,11 +143,13 @@ class RecPIERun(Run):
             for variant in (arguments.variant, *arguments.more_variants)
         }
         self.encoder = self.load_encoder(self.policies, arguments.encoder)
+        self.finished: dict[str, Explanations] = {}
+        self.fitted: dict[str, tuple[Recommender, dict[str, torch.Tensor]]] = {}
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
     def begin(self, variant: str) -> Explanations:
         """The explanations by the untuned LLM, without soft prompt, since no consumer table has been trained."""
-        name = "recpie" if variant == self.arguments.variant else f"recpie_{variant}"
+        name = "recpie" if variant == self.arguments.variant else f"recpie_{ROWS.get(variant, variant)}"
         explanations = Explanations(name, self.prompts[variant], ExplanationStore(), [])
         self._write_explanations(explanations, "bootstrap", training=True)
         return explanations
@@ -215,13 +233,14 @@ class RecPIERun(Run):
             models = self._add_fits(mean, self._make_model(explanations), z)
             if count == 1:
                 self._add_shuffled_control(row, models, z)
+                self.fitted[row] = models[0], z
         test = self.data.samples["test"]
         texts = {side: explanations.held_out[0].texts_for(test, side) for side in explanations.sides}
         self.texts |= {f"{row}_{side}": written for side, written in texts.items()}
         self.rows[row] |= explanation_quality(texts, test)
         if not name:
             self.controls[f"{row}_rounds"] = len(explanations.rounds) - 1
-            self.finished = {**getattr(self, "finished", {}), row: explanations}
+            self.finished[row] = explanations
 
     def add_robustness_rows(self) -> None:
         """Ablations 1 and 3, and the other recommender, with the explanations of the main variant."""

@@ -127,7 +127,7 @@ def data(samples):
 def test_ctr_data(data, samples):
     for split in ("train", "validation", "test"):
         part = samples.filter(pl.col("split") == split)
-        assert data.labels[split].tolist() == part["label"].to_list()
+        assert data.targets[split].tolist() == part["label"].to_list()
         assert len(data.batches[split]["user"]) == len(part)
     assert (data.batches["train"]["user"] > 0).all()
     assert (data.batches["test"]["user"] == 0).all()  # user-disjoint: nobody in the test split was trained on
