@@ -128,7 +128,7 @@ def test_the_words_are_those_of_its_texts_and_prompts():
 
 
 def test_a_short_bootstrap_writes_of_the_right_category_and_side():
-    """A second of training: chance would name one of 1.4 right categories of 8, and the right side half of the time."""
+    """A second of training; chance would name 1.4 of 8 categories, and the right side half of the time."""
     world = simulate(num_users=60, num_items=16, interactions_per_user=10)
     samples = recpie_samples(world.interactions, world.items, rating_scale=(1, 5), history_length=9)
     prompts = ExplanationPrompts("contrastive", "compact", "film")
