@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from rlrec.recpie.prompts import VARIANTS
 
-ROBUSTNESS = ("free", "llm_embeddings", "ncf")
+ROBUSTNESS = ("free", "llm_embeddings", "ncf", "direct")
 
 
 @dataclass
@@ -30,7 +30,8 @@ class RecPIEArguments:
     robustness: list[str] = field(
         default_factory=lambda: ["free"],
         metadata={
-            "help": "More rows: 'free' (ablation 1), 'llm_embeddings' (ablation 3), 'ncf' (robustness check 1)."
+            "help": "More rows: 'free' (ablation 1), 'llm_embeddings' (ablation 3), 'ncf' (robustness check 1), "
+            "'direct' (the LLM's own guess of the rating, Table 7)."
         },
     )
     rounds: int = field(default=3, metadata={"help": "At most so many rounds of Algorithm 1 (it runs 'until')."})
@@ -56,7 +57,10 @@ class RecPIEArguments:
     training_fraction: float = field(default=1.0, metadata={"help": "Share of the training data (Table 6)."})
     encoder: str = field(
         default="policy",
-        metadata={"help": "'policy' (pi_init's own hidden states) or a Hugging Face encoder (paper: DistilBERT)."},
+        metadata={
+            "help": "'policy' (pi_init's own hidden states), 'policy_words' (the mean of its input embeddings) or a "
+            "Hugging Face encoder (paper: DistilBERT)."
+        },
     )
     num_explanations: int = field(default=1, metadata={"help": "Explanations per held-out sample and side."})
     recommender_fits: int = field(default=3, metadata={"help": "Fits of every recommender; its row is their mean."})
