@@ -80,6 +80,8 @@ class RecPIEArguments:
             for value in given if isinstance(given, list) else [given]:
                 if value not in known:
                     raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}.")
+        if "lc" in self.reward_funcs:
+            raise ValueError("reward_funcs names 'lc', which reads a verdict of ExpCTR's prompts: RecPIE has none.")
         if self.variant in self.more_variants:
             raise ValueError(f"more_variants names {self.variant!r}, which is the variant itself: leave it out.")
         for name in ("ppo_epochs", "recommender_learning_rate"):

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from rlrec.arguments import DataArguments, PolicyArguments
+from rlrec.arguments import DataArguments, PolicyArguments, one_sentence
 from rlrec.data.splits import recpie_samples
 from rlrec.encoders import TextEncoder
 from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
@@ -33,6 +33,7 @@ from rlrec.policies.generation import generate_explanations
 from rlrec.policies.grammars import ContrastiveGrammar
 from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 from rlrec.ppo import PPOConfig
+from rlrec.ppo.sampler import check_pairs
 from rlrec.recommenders import (
     NCF,
     BERT4Rec,
@@ -47,6 +48,7 @@ from rlrec.recommenders import (
     mean_of_fits,
 )
 from rlrec.recommenders.base import interaction_names
+from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
 from rlrec.recpie.attention import write_attention
@@ -137,6 +139,7 @@ class RecPIERun(Run):
         )
         self.state.print(describe_samples(self.prepared, self.samples))
         self.data = self._split_data(use_history=True)
+        self._check_sizes()
         self.claim_folder()
 
         def prompts(variant):
@@ -313,6 +316,29 @@ class RecPIERun(Run):
         )
 
     # -- parts --------------------------------------------------------------------------------------------------------
+    def _check_sizes(self) -> None:
+        """Raise ValueError for variants and sizes that would fail later on, before anything is written or trained."""
+        arguments, ppo, style = self.arguments, self.ppo, self.policy_arguments.prompt_style
+        training, validation = (len(self.data.samples[split]) for split in ("train", "validation"))
+        for variant in (arguments.variant, *arguments.more_variants):
+            default = "compact" if self.policy_arguments.model_name_or_path == "tiny" else "paper"
+            sides = len(ExplanationPrompts(variant, style or default).sides)
+            if sides == 2:
+                check_pairs([], ppo.per_device_train_batch_size * ppo.steps_per_generation, ppo.num_generations)
+            rollout = ppo.generation_batch_size // ppo.num_generations
+            if training * sides < rollout:
+                raise ValueError(
+                    f"There are {training} training samples with {sides} explanations each, and one rollout takes "
+                    f"{rollout}: the dataset is too small, or per_device_train_batch_size too large."
+                )
+        if training < arguments.folds:
+            raise ValueError(f"There are {training} training samples, and folds is {arguments.folds}: take fewer.")
+        if validation < MINIMUM_VALIDATION_ROWS:
+            raise ValueError(
+                f"There are {validation} validation samples, and early stopping needs {MINIMUM_VALIDATION_ROWS}: the "
+                "dataset is too small."
+            )
+
     def _split_data(self, **options) -> SplitData:
         target = "target" if self.arguments.objective == "rating" else "label"
         return SplitData.build(self.samples, target=target, **options)
@@ -416,7 +442,8 @@ class RecPIERun(Run):
         if adapter is None:
             soft_prompt = SoftPrompt.for_model(policy, table, users, self.seed)
         else:
-            soft_prompt = SoftPrompt.load(adapter, table, users, table_went_on=going_on)
+            with one_sentence(ValueError):  # the folder holds files of another run
+                soft_prompt = SoftPrompt.load(adapter, table, users, table_went_on=going_on)
         return attach_soft_prompt(policy, soft_prompt)
 
     def _write_explanations(self, explanations: Explanations, name: str, training: bool) -> None:
