@@ -126,6 +126,7 @@ class TextEncoder:
         batch_size: int = 64,
         max_length: int = 512,
         cache_dir: str | os.PathLike | None = None,
+        words_only: bool = False,
     ):
         require_frozen(model, "text encoder")
         config = model.config.get_text_config()
@@ -133,6 +134,7 @@ class TextEncoder:
         self.model, self.tokenizer = model, tokenizer
         self.batch_size, self.max_length = batch_size, min(max_length, positions)
         self.dimension: int = config.hidden_size
+        self.words_only = words_only
         self.truncated = 0
         self._cache = None if cache_dir is None else EmbeddingCache(Path(cache_dir) / self.fingerprint())
 
@@ -183,7 +185,10 @@ class TextEncoder:
                 rows = order[start : start + self.batch_size]
                 input_ids, mask = _pad_right([ids[i][: self.max_length] for i in rows], self.tokenizer.pad_token_id)
                 input_ids, mask = input_ids.to(base.device), mask.to(base.device)
-                hidden = base.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state  # (B, T, H)
+                if self.words_only:
+                    hidden = base.get_input_embeddings()(input_ids)  # (B, T, H)
+                else:
+                    hidden = base.base_model(input_ids=input_ids, attention_mask=mask).last_hidden_state
                 out[rows] = masked_mean(hidden.float(), mask).cpu()
         return out
 
@@ -212,7 +217,9 @@ class TextEncoder:
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for state in ("truncation", "padding"):  # left over from the last call, not part of what the tokenizer is
             tokenizer.pop(state, None)
-        digest.update(json.dumps([tokenizer, self.max_length], sort_keys=True).encode())
+        digest.update(
+            json.dumps([tokenizer, self.max_length, *(["words"] if self.words_only else [])], sort_keys=True).encode()
+        )
         return digest.hexdigest()
 
 

@@ -78,11 +78,12 @@ class Run:
                 raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
 
     def load_encoder(self, policies: Policies, name: str) -> TextEncoder:
-        """The frozen text encoder called `name`: "policy" for the base model's own hidden states."""
+        """The frozen text encoder called `name`: "policy" for the base model's own hidden states, "policy_words" for
+        the mean of its input embeddings."""
         batch_size = self.arguments.scoring_batch
-        if name == "policy":
+        if name in ("policy", "policy_words"):
             base = policies.load_base().requires_grad_(False).eval().to(self.state.device)
-            return TextEncoder(base, policies.tokenizer, batch_size)
+            return TextEncoder(base, policies.tokenizer, batch_size, words_only=name == "policy_words")
         cache = self.output / "embeddings"
         return TextEncoder.from_pretrained(name, device=str(self.state.device), batch_size=batch_size, cache_dir=cache)
 

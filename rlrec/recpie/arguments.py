@@ -56,7 +56,10 @@ class RecPIEArguments:
     training_fraction: float = field(default=1.0, metadata={"help": "Share of the training data (Table 6)."})
     encoder: str = field(
         default="policy",
-        metadata={"help": "'policy' (pi_init's own hidden states) or a Hugging Face encoder (paper: DistilBERT)."},
+        metadata={
+            "help": "'policy' (pi_init's own hidden states), 'policy_words' (the mean of its input embeddings) or a "
+            "Hugging Face encoder (paper: DistilBERT)."
+        },
     )
     num_explanations: int = field(default=1, metadata={"help": "Explanations per held-out sample and side."})
     recommender_fits: int = field(default=3, metadata={"help": "Fits of every recommender; its row is their mean."})
