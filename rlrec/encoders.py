@@ -101,6 +101,8 @@ class TextEncoder:
             said once. Never more than the model has positions for.
         cache_dir: folder for a cache on disk, or None. Vectors are kept per fingerprint of model and tokenizer, in
             shards of their own for each process, so that several processes can share one folder.
+        words_only: take the input embeddings instead of the last hidden layer: a bag of words. A small causal LM keeps
+            in its last layer what it needs for the next word, which is not what the text says.
 
     Raises:
         ValueError: a plain model that is not frozen.
@@ -217,9 +219,7 @@ class TextEncoder:
         tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for state in ("truncation", "padding"):  # left over from the last call, not part of what the tokenizer is
             tokenizer.pop(state, None)
-        digest.update(
-            json.dumps([tokenizer, self.max_length, *(["words"] if self.words_only else [])], sort_keys=True).encode()
-        )
+        digest.update(json.dumps([tokenizer, self.max_length, self.words_only], sort_keys=True).encode())
         return digest.hexdigest()
 
 

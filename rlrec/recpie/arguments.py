@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from rlrec.recpie.prompts import VARIANTS
 
-ROBUSTNESS = ("free", "llm_embeddings", "ncf")
+ROBUSTNESS = ("free", "llm_embeddings", "ncf", "direct")
 
 
 @dataclass
@@ -30,7 +30,8 @@ class RecPIEArguments:
     robustness: list[str] = field(
         default_factory=lambda: ["free"],
         metadata={
-            "help": "More rows: 'free' (ablation 1), 'llm_embeddings' (ablation 3), 'ncf' (robustness check 1)."
+            "help": "More rows: 'free' (ablation 1), 'llm_embeddings' (ablation 3), 'ncf' (robustness check 1), "
+            "'direct' (the LLM's own guess of the rating, Table 7)."
         },
     )
     rounds: int = field(default=3, metadata={"help": "At most so many rounds of Algorithm 1 (it runs 'until')."})

@@ -132,6 +132,11 @@ class ExplanationPrompts:
                 rows.append({**row, "prompt": self.generation(row)})
         return rows
 
+    def asking(self, row: Mapping, template: str) -> str | list[dict]:
+        """Another prompt about `row`, with {history}, {title}, {domain}, {description}, {low} and {high} filled in."""
+        text = self._fill(template, row)
+        return [{"role": "user", "content": text}] if self.conversational else text
+
     def dataset(self, samples: pl.DataFrame) -> Dataset:
         """`rows` as TRL's trainers want them."""
         return Dataset.from_list(self.rows(samples))
@@ -146,16 +151,21 @@ class ExplanationPrompts:
         return " ".join([*words, "target", f'"{row["title"]}"', row["crowd"], LAST_WORD[row["side"]]])
 
     def _paper(self, row: Mapping) -> str:
+        return self._fill(VARIANTS[self.variant][row["side"]], row)
+
+    def _fill(self, template: str, row: Mapping) -> str:
         best = f"{self.rating_scale[1]:g}"
         history = zip(row["history_titles"], row["history_ratings"])
         values = {
             "history": ", ".join(f'"{title}" ({rating:g} of {best})' for title, rating in history) or "nothing yet",
             "title": f'"{row["title"]}"',
             "domain": self.domain,
+            "low": f"{self.rating_scale[0]:g}",
+            "high": best,
             "description": row.get("description") or "There is no description.",
         }
         # one pass over the template, so that braces in a title stay as they are
-        return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], VARIANTS[self.variant][row["side"]])
+        return re.sub(r"\{(\w+)\}", lambda match: values[match[1]], template)
 
 
 def _tenths(flags: Sequence[bool]) -> str:

@@ -29,6 +29,7 @@ from rlrec.encoders import TextEncoder
 from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
 from rlrec.experiment import Run, describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
+from rlrec.policies.generation import generate_explanations
 from rlrec.policies.grammars import ContrastiveGrammar
 from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 from rlrec.ppo import PPOConfig
@@ -44,9 +45,10 @@ from rlrec.recommenders import (
 from rlrec.recommenders.base import interaction_names
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
-from rlrec.recpie.prompts import ExplanationPrompts
+from rlrec.recpie.direct import DIRECT, direct_ratings
+from rlrec.recpie.prompts import DESCRIBE, ExplanationPrompts
 from rlrec.recpie.quality import explanation_quality
-from rlrec.results import to_json, write_text_atomic
+from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 
 FEATURES = ("like_rate", "item_mean")
 # rows whose name in the tables is longer than the variant's
@@ -109,6 +111,8 @@ class RecPIERun(Run):
     ):
         super().__init__(arguments, data, policy, ppo, resolve_reward)
         self.check_reward_weights(arguments.reward_funcs)
+        if "direct" in arguments.robustness and policy.model_name_or_path == "tiny":
+            raise ValueError("robustness names 'direct', but the embedded policy knows no ratings: leave it out.")
         self.prepared = load_prepared(data, self.seed, self.state.print)
         scale = tuple(self.prepared.metadata["rating_scale"])
         self.stars = scale[1] - scale[0]
@@ -149,6 +153,8 @@ class RecPIERun(Run):
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
     def begin(self, variant: str) -> Explanations:
         """The explanations by the untuned LLM, without soft prompt, since no consumer table has been trained."""
+        if variant == "profile":
+            self._describe_items(self.prompts[variant])
         name = "recpie" if variant == self.arguments.variant else f"recpie_{ROWS.get(variant, variant)}"
         explanations = Explanations(name, self.prompts[variant], ExplanationStore(), [])
         self._write_explanations(explanations, "bootstrap", training=True)
@@ -252,6 +258,8 @@ class RecPIERun(Run):
             encoder = self._tuned_encoder(explanations)
             z = self._embed(explanations, encoder=encoder)
             self._add_fits("recpie_llm_embeddings", self._make_model(explanations, encoder=encoder), z)
+        if "direct" in wanted:
+            self._add_direct_row(explanations)
         if "ncf" in wanted:
             self._add_fits("ncf", self._make_model(kind=NCF))
             self._add_fits("recpie_ncf", self._make_model(explanations, kind=NCF), self._embed(explanations))
@@ -300,6 +308,16 @@ class RecPIERun(Run):
             data or self.data, make_model, self._metrics, z, fits, self.seed, **self._fit_options
         )
         return models
+
+    def _add_direct_row(self, explanations: Explanations) -> None:
+        low, high = self.prepared.metadata["rating_scale"]
+        test = self.data.samples["test"]
+        prompts = [explanations.prompts.asking(row, DIRECT) for row in test.iter_rows(named=True)]
+        model = self.policies.load_base().eval().to(self.state.device)
+        ratings = range(round(low), round(high) + 1)
+        stars = direct_ratings(model, self.policies.tokenizer, prompts, ratings, self.arguments.scoring_batch)
+        self.scores["llm_direct"] = ((stars - low) / (high - low)).numpy()
+        self.rows["llm_direct"] = self._metrics(self.data.targets["test"].numpy(), self.scores["llm_direct"])
 
     def _add_shuffled_control(self, row: str, models: list[Recommender], z) -> None:
         """The same models with other samples' explanations: what is left is not the explanations' doing."""
@@ -381,6 +399,30 @@ class RecPIERun(Run):
                 explanations.training = stores[0]
             else:
                 explanations.held_out = stores
+
+    def _describe_items(self, prompts: ExplanationPrompts) -> None:
+        """The variant "profile": the untuned LLM's description of each item becomes a column of the samples."""
+        path, items = self.output / "explanations" / "profiles.parquet", self.prepared.items
+        if not path.is_file():
+            named = items.filter(pl.col("item_id").is_in(self.samples["item_id"].unique().implode()))
+            blank = {"history_titles": [], "history_ratings": []}
+            texts = generate_explanations(
+                self.policies.load().to(self.state.device),
+                self.policies.tokenizer,
+                [prompts.asking(blank | {"title": title}, DESCRIBE) for title in named["title"]],
+                max_new_tokens=self.ppo.max_completion_length,
+                batch_size=self.arguments.generation_batch,
+                seed=self.seed,
+                progress=f"Describing {len(named):,} items",
+            )
+            if self.state.is_main_process:
+                profiles = named.select("item_id").with_columns(description=pl.Series([t[0] for t in texts]))
+                write_parquet_atomic(path, profiles)
+            self.state.wait_for_everyone()
+        profiles = pl.read_parquet(path)
+        for split, part in self.data.samples.items():
+            part = part.drop("description", strict=False)
+            self.data.samples[split] = part.join(profiles, on="item_id", how="left", maintain_order="left")
 
     def _tuned_encoder(self, explanations: Explanations) -> TextEncoder:
         """Ablation 3: the LLM that wrote the explanations, adapter and all, encodes them."""
