@@ -35,19 +35,26 @@ from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 from rlrec.ppo import PPOConfig
 from rlrec.recommenders import (
     NCF,
+    BERT4Rec,
     CrossFit,
     Recommender,
+    SASRec,
     SelfAttentiveGRU,
     SplitData,
     cross_fit,
+    fit_sequences,
+    item_sequences,
     mean_of_fits,
 )
 from rlrec.recommenders.base import interaction_names
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
+from rlrec.recpie.attention import write_attention
+from rlrec.recpie.cosines import CosineRecorder, choose_pairs, write_cosines
 from rlrec.recpie.direct import DIRECT, direct_ratings
 from rlrec.recpie.prompts import DESCRIBE, ExplanationPrompts
 from rlrec.recpie.quality import explanation_quality
+from rlrec.recpie.uncertainty import write_uncertainty
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 
 FEATURES = ("like_rate", "item_mean")
@@ -264,10 +271,46 @@ class RecPIERun(Run):
             self._add_fits("ncf", self._make_model(kind=NCF))
             self._add_fits("recpie_ncf", self._make_model(explanations, kind=NCF), self._embed(explanations))
 
+    def write_analyses(self) -> None:
+        """What the paper's Figures 7, 8 and 9 are drawn from (docs/analyses.md), where there is enough data."""
+        if not self.state.is_main_process:
+            return
+        model, z = self.fitted["recpie"]
+        batch, targets, test_z = self.data.rows("test", z)
+        test = self.data.samples["test"]
+        write_attention(self.output, test, model.attention(batch, test_z).mean(1).numpy(), model.token_names)
+        write_uncertainty(self.output, test, targets.numpy(), self.scores)
+        training = self.data.samples["train"]
+        try:
+            pairs = choose_pairs(training, self.prepared.items, seed=self.seed)
+        except ValueError as no_pairs:  # items without categories, or all of one
+            self.state.print(f"No cosines of item pairs (Figure 7): {no_pairs}")
+            return
+        explanations, options = self.finished["recpie"], self._fit_options
+        recorder = CosineRecorder(pairs, self.data.vocabulary.items)
+        for name, make_model, embedded in (
+            ("RecPIE", self._make_model(explanations), z),
+            ("without explanations", self._make_model(), None),
+        ):
+            torch.manual_seed(self.seed)
+            self.data.fit(make_model(), embedded, seed=self.seed, on_epoch=recorder.on_epoch(name), **options)
+        sequences = item_sequences(training, self.data.vocabulary.items)
+        for kind in (SASRec, BERT4Rec):
+            torch.manual_seed(self.seed)
+            sequence_model = kind(self.data.vocabulary.sizes()["num_items"])
+            record = recorder.on_epoch(kind.__name__)
+            fit_sequences(sequence_model, sequences, epochs=options["epochs"], seed=self.seed, on_epoch=record)
+        write_cosines(self.output, recorder.frame())
+
     def finish(self) -> None:
         """Write results.json, predictions.parquet, tables, pictures and model card; print the tables."""
-        rounds = {name: explanations.rounds for name, explanations in self.finished.items()}
-        self.write(self.prepared, self.data.samples, rounds=rounds, training_fraction=self.arguments.training_fraction)
+        self.write(
+            self.prepared,
+            self.data.samples,
+            rounds={name: explanations.rounds for name, explanations in self.finished.items()},
+            training_fraction=self.arguments.training_fraction,
+            loss_type=self.ppo.loss_type,
+        )
 
     # -- parts --------------------------------------------------------------------------------------------------------
     def _split_data(self, **options) -> SplitData:
