@@ -90,7 +90,7 @@ def learning_differences(runs: Sequence[Path], rows: Sequence[str], baseline: st
 def reward_runs(runs: Sequence[Path]) -> list[np.ndarray]:
     """Per run with rewards (steps, rewards) as (2, n), stages and rounds behind one another.
 
-    Rewards are recpie/reward, equation 4 itself, where it is logged: `reward` has a baseline taken off, if there is one.
+    Rewards are recpie/reward, equation 4 itself, where it is logged: `reward` is less the baseline, if there is one.
     """
     series = []
     for run in runs:
