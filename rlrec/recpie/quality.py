@@ -67,10 +67,11 @@ def _degree(text: str, row: Mapping) -> tuple[bool, bool | None] | None:
     if match is None:
         return None
     category, often, positive = match[1], match[2] == "often", match[3] == "pleased"
+    known = category_words(row["categories"])  # without any, the text is about the domain: the whole history
     labels = [
         label == positive
         for label, categories in zip(row["history_labels"], row["history_categories"])
-        if category in category_words(categories)
+        if not known or category in category_words(categories)
     ]
     share = sum(labels) / len(labels) if labels else 0.5
     return often, None if share == 0.5 else (share > 0.5) == often
