@@ -92,7 +92,8 @@ def test_the_papers_settings(name):
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_configurations_need_no_network_and_no_gpu(name):
     system, _, policy, ppo = parse_arguments(DATACLASSES[name.split("/")[0]], name, ["--config", name])
-    assert (policy.model_name_or_path, system.encoder, ppo.bf16) == ("tiny", "policy", False)
+    assert (policy.model_name_or_path, ppo.bf16) == ("tiny", False)
+    assert system.encoder in ("policy", "policy_words")
 
 
 def test_the_default_world_is_large_enough_for_its_configuration():

@@ -1,5 +1,6 @@
 """RecPIE over training fractions (section 5.7.1, Tables 6 and 12), and rewards over steps of several runs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -88,13 +89,19 @@ def learning_differences(runs: Sequence[Path], rows: Sequence[str], baseline: st
 
 
 def reward_runs(runs: Sequence[Path]) -> list[np.ndarray]:
-    """Per run with rewards (steps, rewards) as (2, n), stages and rounds behind one another."""
+    """Per run with rewards (steps, rewards) as (2, n), rounds behind one another; other variants' rounds are left out.
+
+    Rewards are recpie/reward, equation 4 itself, where it is logged: `reward` is less the baseline, if there is one.
+    """
     series = []
     for run in runs:
         steps, rewards = [], []
-        for history in read_log_histories(run).values():
+        histories = read_log_histories(run)
+        rounds = {stage: history for stage, history in histories.items() if re.fullmatch(r"recpie_round_\d+", stage)}
+        for history in (rounds or histories).values():
             begin = steps[-1] if steps else 0
-            points = [(entry["step"], entry["reward"]) for entry in history if entry.get("reward") is not None]
+            logged = [(entry["step"], entry.get("recpie/reward", entry.get("reward"))) for entry in history]
+            points = [(step, reward) for step, reward in logged if reward is not None]
             # Rounds count their steps from 1 again, unless the trainer went on counting.
             begin = begin if points and points[0][0] <= begin else 0
             steps += [begin + step for step, _ in points]
