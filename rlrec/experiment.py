@@ -99,9 +99,11 @@ class Run:
         epochs: float,
         round: int = 0,
         learning_rate: float | None = None,
+        seed: int | None = None,
     ) -> PolicyStage:
         """PPO against the named rewards, each built from `make_context(policy)`; resumable, and skipped once done."""
         config = copy.copy(self.ppo)
+        config.seed = self.seed if seed is None else seed
         config.learning_rate = learning_rate or config.learning_rate
         self.state.print(f"Stage {stage}: PPO against {', '.join(reward_names)}")
         finished = train_policy_stage(

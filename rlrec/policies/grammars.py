@@ -71,9 +71,8 @@ class ContrastiveGrammar:
         Such CATEGORY (often|rarely) displeased them.
 
     The category is drawn evenly from the target's. "often" is drawn as often as the history bears it out, with the
-    share of its items of that category that were liked or disliked (half an item of each kind added). So before any
-    training explanations are a noisy account of the evidence, and reinforcement learning has to find out which of it
-    to name, and when to call it much. They cite no title: a title says nothing in itself, and in an embedding of so
+    share of its items of that category that were liked or disliked. So before any training explanations are a noisy
+    account of the evidence, and reinforcement learning has to find out which of it to name, and when to call it much. They cite no title: a title says nothing in itself, and in an embedding of so
     short a text it drowns what the other words say. The side "general" is one of the two forms, drawn evenly.
 
     Args:
@@ -103,19 +102,19 @@ class ContrastiveGrammar:
             for label, categories in zip(row["history_labels"], row["history_categories"])
             if name is None or name in (categories or [])
         ]
-        often = int(rng.random() < smoothed_share(of_category))
+        often = int(rng.random() < share(of_category))
         named = self.domain if drawn is None else row["category_words"][drawn]
         text = f"Such {named} {('rarely', 'often')[often]} {('displeased', 'pleased')[positive]} them."
         return Drawn(text, int(often == positive), [])
 
 
-def smoothed_share(flags: Sequence[bool]) -> float:
-    """Share of true flags, with half a true and half a false one added.
+def share(flags: Sequence[bool]) -> float:
+    """Share of true flags; one half where there are none.
 
-    >>> smoothed_share([True, True]), smoothed_share([])
-    (0.8333333333333334, 0.5)
+    >>> share([True, True, False, False]), share([])
+    (0.5, 0.5)
     """
-    return (sum(flags) + 0.5) / (len(flags) + 1)
+    return sum(flags) / len(flags) if flags else 0.5
 
 
 def _category(row: Mapping, rng: np.random.Generator) -> str:

@@ -29,7 +29,7 @@ import polars as pl
 from datasets import Dataset
 
 from rlrec.data.prompts import category_words
-from rlrec.policies.grammars import smoothed_share
+from rlrec.policies.grammars import share
 
 HISTORY = "The consumer's consumption history includes {history}. "
 PLACES = "Given the {domain}s this consumer has been to {history}, can you "
@@ -169,9 +169,9 @@ class ExplanationPrompts:
 
 
 def _tenths(flags: Sequence[bool]) -> str:
-    """`smoothed_share` in tenths, as a word.
+    """`share` in tenths, as a word.
 
     >>> _tenths([True, True, False]), _tenths([])
-    ('6', '5')
+    ('7', '5')
     """
-    return str(round(10 * smoothed_share(flags)))
+    return str(round(10 * share(flags)))

@@ -192,6 +192,7 @@ class RecPIERun(Run):
             dataset=lambda: explanations.prompts.dataset(self.data.samples["train"]),
             epochs=arguments.ppo_epochs,
             round=number,
+            seed=self.seed + 100_003 * number,  # every round has an order of its own, also of a part of the data
         )
         explanations.adapter = stage.adapter
         explanations.training.merge(stage.explanations())
