@@ -430,7 +430,7 @@ def test_a_recpie_run_killed_in_ppo_ends_with_the_same_rows(recpie_finished, tmp
     [
         (["--recommender_epoch", "1"], "Unknown key 'recommender_epoch' in the command line; did you mean 'recomme"),
         (["--reward_funcs", "recpi"], "There is no reward 'recpi'; did you mean 'recpie'?"),
-        (["--reward_funcs", "lc"], "reward_funcs names 'lc', which reads a verdict of ExpCTR's prompts"),
+        (["--reward_funcs", "lc"], "reward_funcs names 'lc', which reads one explanation of ExpCTR's"),
         (["--reward_weights", "1", "2"], "There are 2 reward_weights for the rewards recpie."),
         (["--variant", "contrast"], "variant is 'contrast', but must be one of contrastive, positive, general"),
         (["--variant", "summary"], "The embedded policy cannot write the variant 'summary', only contrastive"),

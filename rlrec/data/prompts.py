@@ -109,6 +109,15 @@ def compact_context(row: Mapping, history_categories: int) -> str:
     return " ".join([*words, "target", f'"{row["title"]}"', row["crowd"], *category_words(row["categories"])])
 
 
+def worded_categories(categories: Sequence[str] | None) -> list[tuple[str, str]]:
+    """(category, its word) of each category that has one.
+
+    >>> worded_categories(["Gift Cards", ",", "Drama"])
+    [('Gift Cards', 'Gift-Cards'), ('Drama', 'Drama')]
+    """
+    return [(name, word) for name in categories or [] for word in category_words([name])]
+
+
 def category_words(categories: Sequence[str] | None) -> list[str]:
     """Each category as one word ("Gift Cards" -> "Gift-Cards").
 

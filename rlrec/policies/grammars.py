@@ -70,10 +70,11 @@ class ContrastiveGrammar:
         Such CATEGORY (often|rarely) pleased them.
         Such CATEGORY (often|rarely) displeased them.
 
-    The category is drawn evenly from the target's. "often" is drawn as often as the history bears it out, with the
-    share of its items of that category that were liked or disliked. So before any training explanations are a noisy
-    account of the evidence, and reinforcement learning has to find out which of it to name, and when to call it much. They cite no title: a title says nothing in itself, and in an embedding of so
-    short a text it drowns what the other words say. The side "general" is one of the two forms, drawn evenly.
+    The category is drawn evenly from the target's. "often" is drawn as often as the history bears it out: with the
+    share of its items of that category that were liked, or disliked. So before any training explanations are a noisy
+    account of the evidence, and reinforcement learning has to find out which of it to name, and when to call it much.
+    They cite no title: a title says nothing in itself, and in an embedding of so short a text it drowns what the other
+    words say. The side "general" is one of the two forms, drawn evenly.
 
     Args:
         domain: the word for an item ("film").

@@ -80,8 +80,8 @@ class RecPIEArguments:
             for value in given if isinstance(given, list) else [given]:
                 if value not in known:
                     raise ValueError(f"{name} is {value!r}, but must be one of {', '.join(known)}.")
-        if "lc" in self.reward_funcs:
-            raise ValueError("reward_funcs names 'lc', which reads a verdict of ExpCTR's prompts: RecPIE has none.")
+        for name in {"lc", "ic"}.intersection(self.reward_funcs):
+            raise ValueError(f"reward_funcs names {name!r}, which reads one explanation of ExpCTR's: use 'recpie'.")
         if self.variant in self.more_variants:
             raise ValueError(f"more_variants names {self.variant!r}, which is the variant itself: leave it out.")
         for name in ("ppo_epochs", "recommender_learning_rate"):

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import polars as pl
 from datasets import Dataset
 
-from rlrec.data.prompts import category_words
+from rlrec.data.prompts import worded_categories
 from rlrec.policies.grammars import share
 
 HISTORY = "The consumer's consumption history includes {history}. "
@@ -125,7 +125,8 @@ class ExplanationPrompts:
         """
         rows = []
         for number, sample in enumerate(samples.to_dicts()):
-            sample["category_words"] = category_words(sample["categories"])
+            worded = worded_categories(sample["categories"])
+            sample |= {"categories": [name for name, _ in worded], "category_words": [word for _, word in worded]}
             pair = {"pair_id": number} if len(self.sides) == 2 else {}
             for side in self.sides:
                 row = {**sample, **pair, "side": side}
@@ -145,7 +146,7 @@ class ExplanationPrompts:
         positive = row["side"] != "neg"
         flags = [label == positive for label in row["history_labels"]]
         words = ["liked" if positive else "disliked", "all", _tenths(flags)]
-        for name, word in zip(row["categories"] or [], category_words(row["categories"])):
+        for name, word in worded_categories(row["categories"]):
             words.append(word)
             words.append(_tenths([f for f, c in zip(flags, row["history_categories"]) if name in (c or [])]))
         return " ".join([*words, "target", f'"{row["title"]}"', row["crowd"], LAST_WORD[row["side"]]])

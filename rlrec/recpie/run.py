@@ -206,11 +206,10 @@ class RecPIERun(Run):
         round_ = explanations.rounds[-1]
         folder = self.output / "recommenders" / explanations.name / f"round_{round_['round']}"
         z = self._embed(explanations)
-        slots = {"explanation_slots": len(explanations.sides), "explanation_dim": self.encoder.dimension}
         self.state.print(f"Round {round_['round']}: recommender on {len(explanations.training):,} explanations")
         with self.state.main_process_first():
             if not (folder / "losses.json").is_file():
-                self._fit_and_save(folder, explanations, z, slots)
+                self._fit_and_save(folder, explanations, z)
         explanations.recommender = SelfAttentiveGRU.from_pretrained(folder / "recommender")
         explanations.rewarding = explanations.recommender
         if self.arguments.folds:
@@ -230,10 +229,9 @@ class RecPIERun(Run):
     # -- the rows of the table ----------------------------------------------------------------------------------------
     def add_rows_without_text(self) -> None:
         """The means, and the recommender without explanations, alone and with heuristics as context features."""
-        test = self.data.samples["test"]
         for name, predictions in rating_heuristics(self.samples).items():
             self.scores[name] = predictions
-            self.rows[name] = self._metrics(test["target"].to_numpy(), predictions)
+            self.rows[name] = self._metrics(self.data.targets["test"].numpy(), predictions)
         self._add_fits("gru", self._make_model())
         data = self._split_data(dense_features=FEATURES, use_history=True)
         self._add_fits("gru_like_rate_item_mean", self._make_model(data=data), data=data)
@@ -411,7 +409,7 @@ class RecPIERun(Run):
             z[split] = torch.stack(draws).mean(0)
         return z
 
-    def _fit_and_save(self, folder: Path, explanations: Explanations, z, slots: dict) -> None:
+    def _fit_and_save(self, folder: Path, explanations: Explanations, z) -> None:
         make_model = self._make_model(explanations)
         torch.manual_seed(self.seed)
         recommender = make_model()

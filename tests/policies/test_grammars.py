@@ -13,7 +13,7 @@ from rlrec.data import simulate
 from rlrec.data.prompts import category_words
 from rlrec.data.splits import recpie_samples
 from rlrec.policies.generation import generate_explanations
-from rlrec.policies.grammars import ContrastiveGrammar, smoothed_share
+from rlrec.policies.grammars import ContrastiveGrammar, share
 from rlrec.policies.tiny import TinyConfig, bootstrap
 from rlrec.recpie.prompts import ExplanationPrompts
 
@@ -37,16 +37,14 @@ def shares(row, count=4000) -> dict[str, float]:
     return {text: n / count for text, n in Counter(drawn.text for drawn in draws(row, count)).items()}
 
 
-def test_a_share_is_smoothed_by_half_an_item_of_each_kind():
-    assert smoothed_share([]) == 0.5
-    assert smoothed_share([True]) == 0.75
-    assert smoothed_share([False, False, True]) == 1.5 / 4
-    assert 0 < smoothed_share([False] * 100) < 0.01  # nothing is impossible
+def test_a_share_of_nothing_is_one_half():
+    assert share([]) == 0.5
+    assert share([False, False, True]) == 1 / 3
 
 
 @pytest.mark.parametrize(
-    ("side", "verb", "drama", "dark"),  # shares of "often": (2 + 0.5) / 4 and 0.5 / 2 for liked, the rest for disliked
-    [("pos", "pleased", 0.625, 0.25), ("neg", "displeased", 0.375, 0.75)],
+    ("side", "verb", "drama", "dark"),  # shares of "often": 2 of 3 and 0 of 1 liked, the rest disliked
+    [("pos", "pleased", 2 / 3, 0), ("neg", "displeased", 1 / 3, 1)],
 )
 def test_often_is_drawn_as_often_as_the_history_bears_it_out(side, verb, drama, dark):
     expected = {
@@ -55,18 +53,19 @@ def test_often_is_drawn_as_often_as_the_history_bears_it_out(side, verb, drama, 
         f"Such Dark-Comedy often {verb} them.": dark / 2,
         f"Such Dark-Comedy rarely {verb} them.": (1 - dark) / 2,
     }
-    assert shares({**ROW, "side": side}) == pytest.approx(expected, abs=0.03)  # sd: below 0.008
+    possible = {text: p for text, p in expected.items() if p}
+    assert shares({**ROW, "side": side}) == pytest.approx(possible, abs=0.03)  # sd: below 0.008
 
 
 def test_the_general_side_is_either_form():
     found = shares({**ROW, "side": "general", "categories": ["drama"], "category_words": ["drama"]})
-    expected = {"often pleased": 0.625, "rarely pleased": 0.375, "often displeased": 0.375, "rarely displeased": 0.625}
+    expected = {"often pleased": 2 / 3, "rarely pleased": 1 / 3, "often displeased": 1 / 3, "rarely displeased": 2 / 3}
     assert found == pytest.approx({f"Such drama {words} them.": p / 2 for words, p in expected.items()}, abs=0.03)
 
 
 def test_the_answer_is_what_the_text_speaks_for():
     answers = {drawn.text: drawn.answer for side in ("pos", "neg") for drawn in draws({**ROW, "side": side}, 100)}
-    assert len(answers) == 8
+    assert len(answers) == 6  # of a category that never pleased it is never said that it often did
     for text, answer in answers.items():
         assert answer == (("often" in text) == (" pleased" in text)), text
     assert all(drawn.titles == [] for drawn in draws(ROW, 5))
@@ -98,7 +97,7 @@ def test_a_category_the_history_does_not_have_is_even():
 @pytest.mark.parametrize("categories", [[], None])
 def test_without_a_category_it_speaks_of_the_domain_and_of_the_whole_history(categories):
     found = shares({**ROW, "categories": categories, "category_words": [], "history_labels": [1, 1, 1, 0]})
-    often = 3.5 / 5
+    often = 3 / 4
     assert found == pytest.approx(
         {"Such film often pleased them.": often, "Such film rarely pleased them.": 1 - often}, abs=0.03
     )

@@ -25,7 +25,7 @@ def test_the_defaults_are_the_papers():
         ({"more_variants": ["positive", "neutral"]}, "more_variants is 'neutral', but must be one of contrastive"),
         ({"robustness": ["fee"]}, "robustness is 'fee', but must be one of free, llm_embeddings, ncf."),
         ({"more_variants": ["contrastive"]}, "more_variants names 'contrastive', which is the variant itself"),
-        ({"reward_funcs": ["recpie", "lc"]}, "reward_funcs names 'lc', which reads a verdict"),
+        ({"reward_funcs": ["recpie", "lc"]}, "reward_funcs names 'lc', which reads one explanation"),
         ({"ppo_epochs": 0.0}, "ppo_epochs is 0.0, but must be above 0."),
         ({"recommender_learning_rate": -0.1}, "recommender_learning_rate is -0.1, but must be above 0."),
         ({"rounds": 0}, "rounds is 0, but must be at least 1."),
