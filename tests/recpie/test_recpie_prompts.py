@@ -151,12 +151,12 @@ COMPACT = {
 @pytest.mark.parametrize(
     ("variant", "side", "text"),
     [
-        # (5 + .5) / 7 = .79, (2 + .5) / 3 = .83, (0 + .5) / 2 = .25, which rounds to even
-        ("contrastive", "pos", 'liked all 8 Action 8 Dark-Comedy 2 target "Speed" popular good'),
-        # (1 + .5) / 7 = .21, .5 / 3 = .17, 1.5 / 2 = .75
-        ("contrastive", "neg", 'disliked all 2 Action 2 Dark-Comedy 8 target "Speed" popular bad'),
-        ("positive", "pos", 'liked all 8 Action 8 Dark-Comedy 2 target "Speed" popular good'),
-        ("general", "general", 'liked all 8 Action 8 Dark-Comedy 2 target "Speed" popular because'),
+        # 5 / 6 = .83, 2 / 2, 0 / 1
+        ("contrastive", "pos", 'liked all 8 Action 10 Dark-Comedy 0 target "Speed" popular good'),
+        # 1 / 6 = .17, 0 / 2, 1 / 1
+        ("contrastive", "neg", 'disliked all 2 Action 0 Dark-Comedy 10 target "Speed" popular bad'),
+        ("positive", "pos", 'liked all 8 Action 10 Dark-Comedy 0 target "Speed" popular good'),
+        ("general", "general", 'liked all 8 Action 10 Dark-Comedy 0 target "Speed" popular because'),
     ],
 )
 def test_the_compact_style_by_hand(variant, side, text):
