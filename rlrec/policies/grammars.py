@@ -43,7 +43,7 @@ class VerdictGrammar:
         *(*POLARITY, *VERDICT),
         *("This", "is", "and", "they", "so", "will", "likely", "it"),
     )
-    practised: ClassVar[tuple[str, ...]] = ()  # titles alone
+    titles_alone: ClassVar[bool] = True  # what practice has as targets
     practised_loss: ClassVar[float | None] = 0.04
 
     def practice(self, row: Mapping, rng: np.random.Generator, count: int) -> tuple[str, list[list[str]]]:
@@ -86,7 +86,7 @@ class ContrastiveGrammar:
         *("Such", "often", "rarely", "pleased", "displeased", "them"),
         *(*POLARITY, "all", *map(str, range(11)), "target", "good", "bad", "because"),  # its prompts' words
     )
-    practised: ClassVar[tuple[str, ...]] = ("often", "rarely")
+    titles_alone: ClassVar[bool] = False
     practised_loss: ClassVar[float | None] = None  # drawn by chance, so no loss is low enough to stop at
 
     def practice(self, row: Mapping, rng: np.random.Generator, count: int) -> tuple[str, list[list[str]]]:

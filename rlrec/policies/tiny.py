@@ -133,7 +133,6 @@ class _Bootstrap:
         self.tokenizer, self.rows, self.catalogue, self.rng = tokenizer, rows, catalogue, rng
         self.generation, self.ctr, self.grammar = generation, ctr, grammar
         self.answers = [tokenizer.convert_tokens_to_ids(a) for a in ("No", "Yes")]
-        self.practised = torch.tensor(tokenizer.convert_tokens_to_ids(list(grammar.practised)), dtype=torch.long)
         self.first_title = min(tokenizer.convert_tokens_to_ids(f'"{t}"') for t, *_ in catalogue)
 
     def synthetic_row(self) -> dict:
@@ -152,10 +151,10 @@ class _Bootstrap:
         }
 
     def practising(self, size: int, count: int = 6):
-        """Prompts of synthetic rows followed by what the grammar practises, several times; only that is a target."""
+        """Prompts of synthetic rows followed by what the grammar practises, several times."""
         rows = [self.synthetic_row() for _ in range(size)]
         texts, right = zip(*(self.grammar.practice(row, self.rng, count) for row in rows))
-        return self._batch(rows, texts, right, practised_only=True)
+        return self._batch(rows, texts, right, self.grammar.titles_alone)
 
     def explaining(self, size: int, synthetic: float = 0.5):
         """Prompts followed by a drawn explanation; all its tokens are targets."""
@@ -172,7 +171,7 @@ class _Bootstrap:
         encoded = self.tokenizer([self.ctr(d.text) for d in drawn], padding=True, return_tensors="pt")
         return encoded, torch.tensor([self.answers[d.answer] for d in drawn])
 
-    def _batch(self, rows, texts, titles, practised_only: bool = False):
+    def _batch(self, rows, texts, titles, titles_alone: bool = False):
         """Right-padded ids, (B, L-1) target mask, and for each title target the set of right titles (K, titles).
 
         `titles[i]` has one list of right titles for each title in `texts[i]`, in order.
@@ -191,9 +190,7 @@ class _Bootstrap:
             right[
                 k, torch.tensor(self.tokenizer.convert_tokens_to_ids([f'"{n}"' for n in names])) - self.first_title
             ] = True
-        if practised_only:
-            target = is_title | (target & torch.isin(ids, self.practised))
-        return ids, target, is_title, right
+        return ids, (is_title if titles_alone else target), is_title, right
 
 
 def _generation_loss(model, ids, target, is_title, right, first_title):
