@@ -36,7 +36,7 @@ Grammar = VerdictGrammar | ContrastiveGrammar
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>")
 RAMP_STEPS = 50
 JUDGED_LOSS, LEARNED_OVER = 0.04, 20  # judging is learned when the last 20 batches' mean loss is below
-VERSION = 10  # part of the cache key: raise it when the bootstrap changes
+VERSION = 11  # part of the cache key: raise it when the bootstrap changes
 
 
 @dataclass(frozen=True)
