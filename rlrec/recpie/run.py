@@ -6,17 +6,13 @@ RecPIE, Algorithm 1 and section 5. Departures:
    recommender would teach nothing.
 2. The reward comes from models that were not trained on the row (`folds`); the recommender whose consumer table is the
    soft prompt is trained on all rows and goes on from its weights of the round before, as in Algorithm 1.
-3. Every row of the table is a fresh fit (several, with different seeds), so that RecPIE and the recommender without
-   explanations differ in the explanations alone.
-4. Both stop early by the validation slice, which the paper does not have.
-5. "Converged": the mean reward of the PPO pass and the recommender's validation loss both changed by less than
+3. "Converged": the mean reward of the PPO pass and the recommender's validation loss both changed by less than
    `tolerance` since the round before. The paper says "until both converge".
 """
 
 import dataclasses
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +22,7 @@ import torch
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence
 from rlrec.data.splits import recpie_samples
 from rlrec.encoders import TextEncoder
-from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
-from rlrec.experiment import Run, describe_samples, load_policies, load_prepared
+from rlrec.experiment import describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.generation import generate_explanations
 from rlrec.policies.grammars import ContrastiveGrammar
@@ -36,30 +31,19 @@ from rlrec.ppo import PPOConfig
 from rlrec.ppo.sampler import check_pairs
 from rlrec.recommenders import (
     NCF,
-    BERT4Rec,
     CrossFit,
-    Recommender,
-    SASRec,
     SelfAttentiveGRU,
-    SplitData,
     cross_fit,
-    fit_sequences,
-    item_sequences,
-    mean_of_fits,
 )
 from rlrec.recommenders.base import interaction_names
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
-from rlrec.recpie.attention import write_attention
-from rlrec.recpie.cosines import CosineRecorder, choose_pairs, write_cosines
 from rlrec.recpie.direct import DIRECT, direct_ratings
 from rlrec.recpie.prompts import DESCRIBE, ExplanationPrompts
-from rlrec.recpie.quality import explanation_quality
-from rlrec.recpie.uncertainty import write_uncertainty
+from rlrec.recpie.rows import Explanations, RecPIERows
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 
-FEATURES = ("like_rate", "item_mean")
 # rows whose name in the tables is longer than the variant's
 ROWS = {
     "positive": "positive_only",
@@ -70,36 +54,7 @@ ROWS = {
 }
 
 
-@dataclass
-class Explanations:
-    """The explanations of one variant as they stand: what Algorithm 1 changes in its explanation component.
-
-    Attributes:
-        name: of its rows: "recpie", or "recpie_<variant>".
-        prompts: of the variant.
-        training: newest texts of the training samples.
-        held_out: texts of the validation and test samples, one store per draw.
-        adapter: of the policy; None before any training.
-        recommender: the recommendation component w; its consumer table is the soft prompt.
-        rewarding: the out-of-fold models that reward, or `recommender` itself.
-        rounds: {round, policy_loss, recommender_loss} after each recommendation step.
-    """
-
-    name: str
-    prompts: ExplanationPrompts
-    training: ExplanationStore
-    held_out: list[ExplanationStore]
-    adapter: Path | None = None
-    recommender: Recommender | None = None
-    rewarding: Recommender | CrossFit | None = None
-    rounds: list[dict] = field(default_factory=list)
-
-    @property
-    def sides(self) -> tuple[str, ...]:
-        return self.prompts.sides
-
-
-class RecPIERun(Run):
+class RecPIERun(RecPIERows):
     """Loads what a run needs, trains and explains on demand, collects rows, and writes the results.
 
     Raises:
@@ -157,8 +112,6 @@ class RecPIERun(Run):
             for variant in (arguments.variant, *arguments.more_variants)
         }
         self.encoder = self.load_encoder(self.policies, arguments.encoder)
-        self.finished: dict[str, Explanations] = {}
-        self.fitted: dict[str, tuple[Recommender, dict[str, torch.Tensor]]] = {}
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
     def begin(self, variant: str) -> Explanations:
@@ -226,37 +179,6 @@ class RecPIERun(Run):
         changes = [abs(rounds[-1][loss] - rounds[-2][loss]) for loss in ("policy_loss", "recommender_loss")]
         return max(changes) < tolerance
 
-    # -- the rows of the table ----------------------------------------------------------------------------------------
-    def add_rows_without_text(self) -> None:
-        """The means, and the recommender without explanations, alone and with heuristics as context features."""
-        for name, predictions in rating_heuristics(self.samples).items():
-            self.scores[name] = predictions
-            self.rows[name] = self._metrics(self.data.targets["test"].numpy(), predictions)
-        self._add_fits("gru", self._make_model())
-        data = self._split_data(dense_features=FEATURES, use_history=True)
-        self._add_fits("gru_like_rate_item_mean", self._make_model(data=data), data=data)
-        data = self._split_data(use_history=True, use_categories=True)
-        if data.vocabulary.categories:
-            self._add_fits("gru_categories", self._make_model(data=data), data=data)
-
-    def add_row(self, name: str, explanations: Explanations) -> None:
-        """A recommender that reads these explanations, and what they are worth as texts."""
-        row = "_".join(filter(None, (explanations.name, name)))
-        for count in dict.fromkeys((1, self.arguments.num_explanations)):
-            z = self._embed(explanations, count)
-            mean = f"{row}_mean{count}" if count > 1 else row
-            models = self._add_fits(mean, self._make_model(explanations), z)
-            if count == 1:
-                self._add_shuffled_control(row, models, z)
-                self.fitted[row] = models[0], z
-        test = self.data.samples["test"]
-        texts = {side: explanations.held_out[0].texts_for(test, side) for side in explanations.sides}
-        self.texts |= {f"{row}_{side}": written for side, written in texts.items()}
-        self.rows[row] |= explanation_quality(texts, test)
-        if not name:
-            self.controls[f"{row}_rounds"] = len(explanations.rounds) - 1
-            self.finished[row] = explanations
-
     def add_robustness_rows(self) -> None:
         """Ablations 1 and 3, and the other recommender, with the explanations of the main variant."""
         explanations, wanted = self.finished["recpie"], self.arguments.robustness
@@ -272,37 +194,6 @@ class RecPIERun(Run):
         if "ncf" in wanted:
             self._add_fits("ncf", self._make_model(kind=NCF))
             self._add_fits("recpie_ncf", self._make_model(explanations, kind=NCF), self._embed(explanations))
-
-    def write_analyses(self) -> None:
-        """What the paper's Figures 7, 8 and 9 are drawn from (docs/analyses.md), where there is enough data."""
-        if not self.state.is_main_process:
-            return
-        model, z = self.fitted["recpie"]
-        batch, targets, test_z = self.data.rows("test", z)
-        test = self.data.samples["test"]
-        write_attention(self.output, test, model.attention(batch, test_z).mean(1).numpy(), model.token_names)
-        write_uncertainty(self.output, test, targets.numpy(), self.scores)
-        training = self.data.samples["train"]
-        try:
-            pairs = choose_pairs(training, self.prepared.items, seed=self.seed)
-        except ValueError as no_pairs:  # items without categories, or all of one
-            self.state.print(f"No cosines of item pairs (Figure 7): {no_pairs}")
-            return
-        explanations, options = self.finished["recpie"], self._fit_options
-        recorder = CosineRecorder(pairs, self.data.vocabulary.items)
-        for name, make_model, embedded in (
-            ("RecPIE", self._make_model(explanations), z),
-            ("without explanations", self._make_model(), None),
-        ):
-            torch.manual_seed(self.seed)
-            self.data.fit(make_model(), embedded, seed=self.seed, on_epoch=recorder.on_epoch(name), **options)
-        sequences = item_sequences(training, self.data.vocabulary.items)
-        for kind in (SASRec, BERT4Rec):
-            torch.manual_seed(self.seed)
-            sequence_model = kind(self.data.vocabulary.sizes()["num_items"])
-            record = recorder.on_epoch(kind.__name__)
-            fit_sequences(sequence_model, sequences, epochs=options["epochs"], seed=self.seed, on_epoch=record)
-        write_cosines(self.output, recorder.frame())
 
     def finish(self) -> None:
         """Write results.json, predictions.parquet, tables, pictures and model card; print the tables."""
@@ -338,45 +229,6 @@ class RecPIERun(Run):
                 "dataset is too small."
             )
 
-    def _split_data(self, **options) -> SplitData:
-        target = "target" if self.arguments.objective == "rating" else "label"
-        return SplitData.build(self.samples, target=target, **options)
-
-    def _metrics(self, targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-        return rating_metrics(targets, predictions, self.data.samples["test"]["label"].to_numpy(), self.stars)
-
-    @property
-    def _fit_options(self) -> dict:
-        return {
-            "epochs": self.arguments.recommender_epochs,
-            "batch_size": self.arguments.recommender_batch,
-            "learning_rate": self.arguments.recommender_learning_rate,
-        }
-
-    def _make_model(
-        self,
-        explanations: Explanations | None = None,
-        *,
-        kind: type[Recommender] = SelfAttentiveGRU,
-        data: SplitData | None = None,
-        encoder: TextEncoder | None = None,
-        **options,
-    ) -> Callable[[], Recommender]:
-        """A function that makes an untrained recommender, with slots for `explanations` if they are given."""
-        sizes = (data or self.data).vocabulary.sizes()
-        options |= {"objective": self.arguments.objective, "id_dropout": self.arguments.id_dropout}
-        if explanations is not None:
-            options["explanation_slots"] = len(explanations.sides)
-            options["explanation_dim"] = (encoder or self.encoder).dimension
-        return lambda: kind(**sizes, **options)
-
-    def _add_fits(self, row: str, make_model, z=None, data: SplitData | None = None) -> list[Recommender]:
-        fits = self.arguments.recommender_fits
-        self.rows[row], self.scores[row], models = mean_of_fits(
-            data or self.data, make_model, self._metrics, z, fits, self.seed, **self._fit_options
-        )
-        return models
-
     def _add_direct_row(self, explanations: Explanations) -> None:
         low, high = self.prepared.metadata["rating_scale"]
         test = self.data.samples["test"]
@@ -386,28 +238,6 @@ class RecPIERun(Run):
         stars = direct_ratings(model, self.policies.tokenizer, prompts, ratings, self.arguments.scoring_batch)
         self.scores["llm_direct"] = ((stars - low) / (high - low)).numpy()
         self.rows["llm_direct"] = self._metrics(self.data.targets["test"].numpy(), self.scores["llm_direct"])
-
-    def _add_shuffled_control(self, row: str, models: list[Recommender], z) -> None:
-        """The same models with other samples' explanations: what is left is not the explanations' doing."""
-        order = torch.randperm(len(z["test"]), generator=torch.Generator().manual_seed(self.seed))
-        targets = self.data.targets["test"].numpy()
-        shuffled = [
-            self._metrics(targets, m.predict(self.data.batches["test"], z["test"][order]).numpy()) for m in models
-        ]
-        self.controls[f"{row}_shuffled"] = {
-            metric: float(np.mean([one[metric] for one in shuffled])) for metric in ("rmse", "auc")
-        }
-
-    def _embed(
-        self, explanations: Explanations, count: int = 1, encoder: TextEncoder | None = None
-    ) -> dict[str, torch.Tensor]:
-        """(N, sides, d) by split: the newest text of training samples, the mean of `count` of the others."""
-        encoder, sides, parts = encoder or self.encoder, explanations.sides, self.data.samples
-        z = {"train": explanations.training.embeddings_for(parts["train"], encoder, sides)}
-        for split in ("validation", "test"):
-            draws = [store.embeddings_for(parts[split], encoder, sides) for store in explanations.held_out[:count]]
-            z[split] = torch.stack(draws).mean(0)
-        return z
 
     def _fit_and_save(self, folder: Path, explanations: Explanations, z) -> None:
         make_model = self._make_model(explanations)
