@@ -4,7 +4,7 @@ RecPIE, section 5. Every row is a fresh fit (several, with different seeds), so 
 explanations differ in the explanations alone; the validation slice, which the paper does not have, stops it early.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rlrec.encoders import TextEncoder
 from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
 from rlrec.experiment import Run
 from rlrec.explanations import ExplanationStore
+from rlrec.policies.grammars import share
 from rlrec.recommenders import (
     BERT4Rec,
     CrossFit,
@@ -64,6 +65,19 @@ class Explanations:
         return self.prompts.sides
 
 
+def category_share(row: Mapping) -> float:
+    """Share of liked items among those of the history with a category of the target, category by category, averaged:
+    what the embedded policy reads in its prompt, as one number.
+
+    >>> row = {"history_labels": [1, 0, 1], "history_categories": [["war"], ["war", "space"], ["space"]]}
+    >>> category_share({**row, "categories": ["war", "music"]})
+    0.5
+    """
+    history = list(zip(row["history_labels"], row["history_categories"]))
+    of = [[label for label, categories in history if name in (categories or [])] for name in row["categories"] or []]
+    return sum(map(share, of)) / len(of) if of else share(row["history_labels"])
+
+
 class RecPIERows(Run):
     """A run whose subclass has set prepared, samples, data, stars and encoder, and which collects the table's rows.
 
@@ -85,6 +99,9 @@ class RecPIERows(Run):
         self._add_fits("gru", self._make_model())
         data = self._split_data(dense_features=FEATURES, use_history=True)
         self._add_fits("gru_like_rate_item_mean", self._make_model(data=data), data=data)
+        shares = ("category_share",)
+        data = self._split_data(dense_features=shares, use_history=True)
+        self._add_fits("gru_category_share", self._make_model(data=data), data=data)
         data = self._split_data(use_history=True, use_categories=True)
         if data.vocabulary.categories:
             self._add_fits("gru_categories", self._make_model(data=data), data=data)
@@ -115,7 +132,9 @@ class RecPIERows(Run):
         batch, targets, test_z = self.data.rows("test", z)
         test = self.data.samples["test"]
         write_attention(self.output, test, model.attention(batch, test_z).mean(1).numpy(), model.token_names)
-        write_uncertainty(self.output, test, targets.numpy(), self.scores)
+        # a constant's distance is no disagreement of models, so the means are left out
+        fitted = {row: scores for row, scores in self.scores.items() if row not in rating_heuristics(self.samples)}
+        write_uncertainty(self.output, test, targets.numpy(), fitted)
         training = self.data.samples["train"]
         try:
             pairs = choose_pairs(training, self.prepared.items, seed=self.seed)

@@ -41,7 +41,7 @@ from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
 from rlrec.recpie.direct import DIRECT, direct_ratings
 from rlrec.recpie.prompts import DESCRIBE, ExplanationPrompts
-from rlrec.recpie.rows import Explanations, RecPIERows
+from rlrec.recpie.rows import Explanations, RecPIERows, category_share
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 
 # rows whose name in the tables is longer than the variant's
@@ -92,6 +92,8 @@ class RecPIERun(RecPIERows):
             training_fraction=arguments.training_fraction,
             seed=self.seed,
         )
+        shares = pl.Series("category_share", [category_share(row) for row in self.samples.iter_rows(named=True)])
+        self.samples = self.samples.with_columns(shares)
         self.state.print(describe_samples(self.prepared, self.samples))
         self.data = self._split_data(use_history=True)
         self._check_sizes()
