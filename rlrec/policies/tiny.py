@@ -268,7 +268,7 @@ def bootstrap(
     words |= {w for _, categories, category_words in catalogue for w in (*categories, *category_words)}
     words = sorted(w for w in words if not re.search(r'[\s",.]', w) or w in ",.")
     tokenizer = build_tokenizer(
-        [c[0] for c in catalogue], [*grammar.words, "Yes", "No", grammar.domain, ",", ".", *words]
+        [c[0] for c in catalogue], [*grammar.words, "Yes", "No", *grammar.domain.split(), ",", ".", *words]
     )
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
     model = TinyPolicy(
