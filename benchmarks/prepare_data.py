@@ -13,16 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from measured import prepare_generated
 
 USERS, MOVIES, RATINGS = 138_493, 27_278, 20_000_263
 BUDGET_SECONDS, BUDGET_GIB = 60.0, 4.0
@@ -61,35 +57,10 @@ def main() -> None:
     parser.add_argument("--k_core", type=int, default=0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # In a process of its own, because a child's peak memory counts from what its parent held when it was started.
-        generator = multiprocessing.get_context("spawn").Process(
-            target=generate, args=(folder, options.ratings, options.bad_rows)
-        )
-        generator.start()
-        generator.join()
-        if generator.exitcode:
-            sys.exit("The file could not be generated.")
-        size = (folder / "ratings.csv").stat().st_size
-        command = [sys.executable, str(Path(__file__).parents[1] / "recipes" / "prepare_data.py")]
-        command += ["--dataset", "ml-20m", "--raw_dir", name, "--output_dir", str(folder / "prepared")]
-        command += ["--k_core", str(options.k_core)]
-        start = time.perf_counter()
-        process = subprocess.Popen(command)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            sys.exit("prepare_data failed.")
-    result = {
-        "ratings": options.ratings,
-        "bad_rows": options.bad_rows,
-        "k_core": options.k_core,
-        "file_mib": round(size / 2**20),
-        "seconds": round(seconds, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),  # Linux counts in KiB
-        "cores": os.cpu_count(),
-        "budget": {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB},
-    }
+        arguments = (options.ratings, options.bad_rows)
+        measured = prepare_generated(generate, arguments, Path(name), "ml-20m", ["--k_core", str(options.k_core)])
+    budget = {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB}
+    result = {**vars(options), **measured, "budget": budget}
     print(json.dumps(result))
 
 

@@ -15,16 +15,12 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import multiprocessing
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+from measured import prepare_generated
 
 USERS, BUSINESSES, REVIEWS = 47_377, 133_599, 7_546_912
 CHUNK_ROWS = 500_000
@@ -114,36 +110,11 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="files that are not gzipped")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        # In a process of its own, because a child's peak memory counts from what its parent held when it was started.
-        generator = multiprocessing.get_context("spawn").Process(
-            target=generate, args=(folder, options.reviews, options.bad_rows, options.plain)
-        )
-        generator.start()
-        generator.join()
-        if generator.exitcode:
-            sys.exit("The files could not be generated.")
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        command = [sys.executable, str(Path(__file__).parents[1] / "recipes" / "prepare_data.py")]
-        command += ["--dataset", "google-local", "--raw_dir", name, "--output_dir", str(folder / "prepared")]
-        command += ["--zip_codes", "94035-94043"]
-        start = time.perf_counter()
-        process = subprocess.Popen(command)
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - start
-        if status:
-            sys.exit("prepare_data failed.")
-    result = {
-        "reviews": options.reviews,
-        "bad_rows": options.bad_rows,
-        "gzipped": not options.plain,
-        "files_mib": round(size / 2**20),
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
-        "peak_gib": round(usage.ru_maxrss / 2**20, 2),  # Linux counts in KiB
-        "cores": os.cpu_count(),
-        "budget": {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB},
-    }
+        arguments = (options.reviews, options.bad_rows, options.plain)
+        zip_codes = ["--zip_codes", "94035-94043"]
+        measured = prepare_generated(generate, arguments, Path(name), "google-local", zip_codes)
+    budget = {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB}
+    result = {**vars(options), **measured, "budget": budget}
     print(json.dumps(result))
 
 

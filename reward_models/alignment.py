@@ -26,7 +26,7 @@ import polars as pl
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from reward_models.columns import as_rows, completion_texts, log_mean, predict, rows_of, samples_of
+from reward_models.columns import as_rows, check_baseline, completion_texts, log_mean, predict, rows_of, samples_of
 from rlrec.encoders import TextEncoder, frozen_base, require_frozen, token_ids
 from rlrec.explanations import ExplanationStore
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
@@ -238,12 +238,9 @@ class ICReward:
     ):
         if shift not in ("on", "off", "signed"):
             raise ValueError(f'shift must be "on", "off" or "signed", not {shift!r}.')
-        if baseline not in ("none", "without_explanation", "stored"):
-            raise ValueError(f'baseline must be "none", "without_explanation" or "stored", not {baseline!r}.')
         if not accuracy and shift == "off":
             raise ValueError('accuracy=False with shift="off" leaves no term of equation 13.')
-        if baseline == "stored" and store is None:
-            raise ValueError('baseline="stored" needs the explanation store: pass store=...')
+        check_baseline(baseline, store)
         self.recommender, self.encoder, self.vocabulary = recommender, encoder, vocabulary
         self.shift, self.accuracy, self.baseline, self.store = shift, accuracy, baseline, store
         self.__name__ = "ic"

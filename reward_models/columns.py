@@ -8,6 +8,8 @@ import torch
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
 from rlrec.recommenders.fitting import CrossFit
 
+BASELINES = ("none", "without_explanation", "stored")  # what a reward may be compared with
+
 
 def completion_texts(completions: Sequence[str | Sequence[Mapping]]) -> list[str]:
     """Plain completions as they are, of conversational ones the last message's content.
@@ -37,6 +39,14 @@ def log_mean(log_metric, name: str, values: Sequence[float]) -> None:
     """Logs the mean of `values` where there are any and the trainer offers TRL's `log_metric`."""
     if log_metric is not None and len(values):
         log_metric(name, float(sum(values) / len(values)))
+
+
+def check_baseline(baseline: str, store) -> None:
+    """Raises ValueError for an unknown baseline, or "stored" without a store of explanations."""
+    if baseline not in BASELINES:
+        raise ValueError(f"baseline must be {', '.join(map(repr, BASELINES))}, not {baseline!r}.")
+    if baseline == "stored" and store is None:
+        raise ValueError('baseline="stored" needs the explanation store: pass store=...')
 
 
 def samples_of(columns: Mapping[str, Sequence], vocabulary: Vocabulary, reward: str) -> pl.DataFrame:

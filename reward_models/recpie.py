@@ -14,13 +14,11 @@ from collections.abc import Sequence
 import polars as pl
 import torch
 
-from reward_models.columns import completion_texts, log_mean, predict, samples_of
+from reward_models.columns import check_baseline, completion_texts, log_mean, predict, samples_of
 from rlrec.encoders import TextEncoder
 from rlrec.explanations import ExplanationStore
 from rlrec.recommenders.base import Recommender, Vocabulary, interaction_names
 from rlrec.recommenders.fitting import CrossFit
-
-BASELINES = ("none", "without_explanation", "stored")
 
 
 class RecPIEReward:
@@ -60,10 +58,7 @@ class RecPIEReward:
         baseline: str = "none",
         store: ExplanationStore | None = None,
     ):
-        if baseline not in BASELINES:
-            raise ValueError(f"baseline is {baseline!r}, but must be one of {', '.join(BASELINES)}.")
-        if baseline == "stored" and store is None:
-            raise ValueError('baseline="stored" needs the explanation store: pass store=...')
+        check_baseline(baseline, store)
         self.recommender, self.encoder, self.vocabulary = recommender, encoder, vocabulary
         self.sides, self.baseline, self.store = tuple(sides), baseline, store
         first = recommender.models[0] if isinstance(recommender, CrossFit) else recommender

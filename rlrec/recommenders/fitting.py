@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from rlrec.recommenders.base import Batch, Recommender, read_json, write_json
 
@@ -100,7 +101,7 @@ def fit(
                 module.standardise(data["explanations"])
     fused = device.type in ("cpu", "cuda")
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, weight_decay=weight_decay, fused=fused)
-    result, best_score, best_weights, train_seconds = FitResult(), float("-inf"), None, 0.0
+    result, stopping, train_seconds = FitResult(), EarlyStopping(patience), 0.0
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, torch_threads(cpu_threads):
         torch.manual_seed(seed)
@@ -122,17 +123,33 @@ def fit(
             else:
                 record["validation_rmse"] = float(F.mse_loss(predictions.double(), validation[1].double()).sqrt())
             score = record[f"validation_{metric}"] * (1 if metric == "auc" else -1)
-            if score > best_score:
-                best_score, best_epoch = score, epoch
-                best_weights = {name: values.clone() for name, values in model.state_dict().items()}
-            elif epoch - best_epoch >= patience:
+            if stopping.after(epoch, score, model):
                 break
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
-        result.best_epoch = best_epoch
+    stopping.restore(model, result)
     model.eval()
     result.samples_per_second = len(labels) * len(result.history) / train_seconds
     return result
+
+
+class EarlyStopping:
+    """Keeps the weights of the best epoch, and says when `patience` epochs have not been better."""
+
+    def __init__(self, patience: int):
+        self.patience, self.best_score, self.best_epoch, self.weights = patience, float("-inf"), 0, None
+
+    def after(self, epoch: int, score: float, model: nn.Module) -> bool:
+        """Whether to stop after this epoch; a higher score is better."""
+        if score > self.best_score:
+            self.best_score, self.best_epoch = score, epoch
+            self.weights = {name: values.clone() for name, values in model.state_dict().items()}
+            return False
+        return epoch - self.best_epoch >= self.patience
+
+    def restore(self, model: nn.Module, result: FitResult) -> None:
+        """Give the model the best epoch's weights, if any epoch was scored."""
+        if self.weights is not None:
+            model.load_state_dict(self.weights)
+            result.best_epoch = self.best_epoch
 
 
 @contextlib.contextmanager

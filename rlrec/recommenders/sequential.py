@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlrec.recommenders.base import SavedModel, padded_indices, require_columns
-from rlrec.recommenders.fitting import FitResult, torch_threads
+from rlrec.recommenders.fitting import EarlyStopping, FitResult, torch_threads
 
 
 def item_sequences(interactions: pl.DataFrame, items: list[str]) -> torch.Tensor:
@@ -154,7 +154,7 @@ def fit_sequences(
     device = model.item_table.weight.device
     sequences = to_left(sequences, sequences.shape[1]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
-    result, best_score, best_weights, seconds = FitResult(), math.inf, None, 0.0
+    result, stopping, seconds = FitResult(), EarlyStopping(patience), 0.0
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
     with forked, torch_threads(cpu_threads):
         torch.manual_seed(seed)
@@ -178,14 +178,9 @@ def fit_sequences(
             if validation is None:
                 continue
             record["validation_loss"] = float(F.cross_entropy(model.scores(validation[0]), validation[1]))
-            if record["validation_loss"] < best_score:
-                best_score, best_epoch = record["validation_loss"], epoch
-                best_weights = {name: values.clone() for name, values in model.state_dict().items()}
-            elif epoch - best_epoch >= patience:
+            if stopping.after(epoch, -record["validation_loss"], model):
                 break
-    if best_weights is not None:
-        model.load_state_dict(best_weights)
-        result.best_epoch = best_epoch
+    stopping.restore(model, result)
     model.eval()
     result.samples_per_second = len(sequences) * len(result.history) / seconds
     return result

@@ -162,7 +162,7 @@ def test_download_with_a_wrong_checksum_leaves_nothing(mirror, tmp_path):
         download("ml-20m", tmp_path / "raw", mirror=mirror.as_uri())
 
 
-@pytest.mark.parametrize("member", ["../escaped.txt", "/tmp/escaped.txt", "ml-1m/../../escaped.txt"])
+@pytest.mark.parametrize("member", ["../escaped.txt", "/escaped.txt", "ml-1m/../../escaped.txt"])
 def test_archive_members_cannot_leave_the_folder(tmp_path, member):
     with zipfile.ZipFile(tmp_path / "ml-1m.zip", "w") as archive:
         archive.writestr(member, "x")
