@@ -44,7 +44,7 @@ def log_mean(log_metric, name: str, values: Sequence[float]) -> None:
 def check_baseline(baseline: str, store) -> None:
     """Raises ValueError for an unknown baseline, or "stored" without a store of explanations."""
     if baseline not in BASELINES:
-        raise ValueError(f"baseline must be {', '.join(map(repr, BASELINES))}, not {baseline!r}.")
+        raise ValueError(f"baseline is {baseline!r}, but must be one of {', '.join(BASELINES)}.")
     if baseline == "stored" and store is None:
         raise ValueError('baseline="stored" needs the explanation store: pass store=...')
 

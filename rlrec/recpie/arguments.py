@@ -39,12 +39,6 @@ class RecPIEArguments:
         default=0.0, metadata={"help": "Stop when both losses change by less between two rounds; 0: never."}
     )
     ppo_epochs: float = field(default=1.0, metadata={"help": "Passes over the data per round (Algorithm 1: one)."})
-    rewrite: bool = field(
-        default=False,
-        metadata={
-            "help": "After each PPO pass write the training explanations anew, instead of taking those of the pass."
-        },
-    )
     soft_prompt: bool = field(default=True, metadata={"help": "A learnable soft prompt per consumer (section 3.4.1)."})
     objective: str = field(default="rating", metadata={"help": "'rating' (eq. 12) or 'binary' (eq. 13)."})
     folds: int = field(
@@ -62,7 +56,9 @@ class RecPIEArguments:
             "Hugging Face encoder (paper: DistilBERT)."
         },
     )
-    num_explanations: int = field(default=1, metadata={"help": "Explanations per held-out sample and side."})
+    num_explanations: int = field(
+        default=1, metadata={"help": "Above 1: rows that read the mean of so many explanations."}
+    )
     recommender_fits: int = field(default=3, metadata={"help": "Fits of every recommender; its row is their mean."})
     generation_batch: int = field(default=256, metadata={"help": "Sequences generated at once in the evaluation."})
     scoring_batch: int = field(default=256, metadata={"help": "Texts encoded at once."})

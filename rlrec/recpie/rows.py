@@ -44,6 +44,8 @@ class Explanations:
         name: of its rows: "recpie", or "recpie_<variant>".
         prompts: of the variant.
         training: newest texts of the training samples.
+        training_draws: texts of the training samples by the policy as it stands, one store per draw; none where the
+            rows read one explanation.
         held_out: texts of the validation and test samples, one store per draw.
         adapter: of the policy; None before any training.
         recommender: the recommendation component w; its consumer table is the soft prompt.
@@ -55,6 +57,7 @@ class Explanations:
     prompts: ExplanationPrompts
     training: ExplanationStore
     held_out: list[ExplanationStore]
+    training_draws: list[ExplanationStore] = field(default_factory=list)
     adapter: Path | None = None
     recommender: Recommender | None = None
     rewarding: Recommender | CrossFit | None = None
@@ -211,10 +214,12 @@ class RecPIERows(Run):
     def _embed(
         self, explanations: Explanations, count: int = 1, encoder: TextEncoder | None = None
     ) -> dict[str, torch.Tensor]:
-        """(N, sides, d) by split: the newest text of training samples, the mean of `count` of the others."""
+        """(N, sides, d) by split: of one text, the newest of training samples, or the mean of `count` draws."""
         encoder, sides, parts = encoder or self.encoder, explanations.sides, self.data.samples
-        z = {"train": explanations.training.embeddings_for(parts["train"], encoder, sides)}
-        for split in ("validation", "test"):
-            draws = [store.embeddings_for(parts[split], encoder, sides) for store in explanations.held_out[:count]]
+        drawn = dict.fromkeys(("validation", "test"), explanations.held_out)
+        drawn["train"] = explanations.training_draws if count > 1 else [explanations.training]
+        z = {}
+        for split in parts:
+            draws = [store.embeddings_for(parts[split], encoder, sides) for store in drawn[split][:count]]
             z[split] = torch.stack(draws).mean(0)
         return z

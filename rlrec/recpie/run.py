@@ -122,7 +122,7 @@ class RecPIERun(RecPIERows):
             self._describe_items(self.prompts[variant])
         name = "recpie" if variant == self.arguments.variant else f"recpie_{ROWS.get(variant, variant)}"
         explanations = Explanations(name, self.prompts[variant], ExplanationStore(), [])
-        self._write_explanations(explanations, "bootstrap", training=True)
+        explanations.training = self._write_explanations(explanations, "bootstrap", training=True)
         return explanations
 
     def train_policy(self, explanations: Explanations) -> None:
@@ -151,7 +151,7 @@ class RecPIERun(RecPIERows):
         )
         explanations.adapter = stage.adapter
         explanations.training.merge(stage.explanations())
-        self._write_explanations(explanations, f"round_{number}", training=arguments.rewrite)
+        self._write_explanations(explanations, f"round_{number}", training=arguments.num_explanations > 1)
         explanations.rounds.append({"round": number, "policy_loss": _policy_loss(stage.log_history)})
 
     def fit_recommender(self, explanations: Explanations) -> None:
@@ -277,29 +277,28 @@ class RecPIERun(RecPIERows):
                 soft_prompt = SoftPrompt.load(adapter, table, users, table_went_on=going_on)
         return attach_soft_prompt(policy, soft_prompt)
 
-    def _write_explanations(self, explanations: Explanations, name: str, training: bool) -> None:
-        """The texts of the held-out samples, and those of the training samples if asked for."""
-        parts = {"held_out": (pl.concat([self.data.samples[s] for s in ("validation", "test")], how="vertical"),
-                              self.arguments.num_explanations)}  # fmt: skip
+    def _write_explanations(self, explanations: Explanations, name: str, training: bool) -> ExplanationStore | None:
+        """`num_explanations` draws for the held-out samples and, if asked for, the training ones: their first."""
+        parts = {"held_out": pl.concat([self.data.samples[s] for s in ("validation", "test")], how="vertical")}
         if training:
-            parts["training"] = self.data.samples["train"], 1
-        for part, (samples, count) in parts.items():
-            stores = writing.write_explanations(
+            parts["training"] = self.data.samples["train"]
+        stores = {
+            part: writing.write_explanations(
                 self.output / "explanations" / f"{explanations.name}_{name}_{part}",
                 samples,
                 explanations.prompts,
                 self.policies.tokenizer,
                 lambda: self._load_policy(explanations, explanations.adapter),
-                count=count,
+                count=self.arguments.num_explanations,
                 max_new_tokens=self.ppo.max_completion_length,
                 batch_size=self.arguments.generation_batch,
                 seed=self.seed,
                 round=len(explanations.rounds),
             )
-            if part == "training":
-                explanations.training = stores[0]
-            else:
-                explanations.held_out = stores
+            for part, samples in parts.items()
+        }
+        explanations.held_out, explanations.training_draws = stores["held_out"], stores.get("training", [])
+        return explanations.training_draws[0] if training else None
 
     def _describe_items(self, prompts: ExplanationPrompts) -> None:
         """The variant "profile": the untuned LLM's description of each item becomes a column of the samples."""

@@ -163,7 +163,7 @@ def test_embeddings_come_from_the_store_and_from_the_first_texts(data):
 
 
 def z_of_labels(data) -> dict[str, torch.Tensor]:
-    return {split: torch.stack([y, 1 - y], 1).unsqueeze(1) for split, y in data.labels.items()}
+    return {split: torch.stack([y, 1 - y], 1).unsqueeze(1) for split, y in data.targets.items()}
 
 
 def test_a_row_reads_its_explanations(data):
@@ -171,7 +171,7 @@ def test_a_row_reads_its_explanations(data):
     with_z, scores_z = table.ctr_row(data, z_of_labels(data), fits=1)
     assert with_z["auc"] > 0.95 > without["auc"]
     assert len(scores) == len(scores_z) == len(data.samples["test"])
-    labels = data.labels["test"].numpy()
+    labels = data.targets["test"].numpy()
     assert scores_z[labels == 1].mean() > scores_z[labels == 0].mean() + 0.3
 
 
@@ -192,7 +192,7 @@ def test_stage_two_in_and_out_of_fold(data):
     store = ExplanationStore()
     keys = data.samples["train"].select("user_id", "item_id", "label").iter_rows(named=True)
     store.update({**key, "text": "good" if key["label"] else "bad"} for key in keys)
-    texts = ["good" if label else "bad" for label in data.labels["validation"]]
+    texts = ["good" if label else "bad" for label in data.targets["validation"]]
     one = table.fit_recommender(data, store, Words(), None, 0, texts)
     assert isinstance(one, DeepFM)
     crossed = table.fit_recommender(data, store, Words(), 3, 0, texts)
@@ -204,7 +204,7 @@ def test_stage_two_in_and_out_of_fold(data):
     again = table.fit_recommender(data, store, Words(), 3, 0, texts)
     assert torch.equal(again.predictions, crossed.predictions)
     z = store.embeddings_for(data.samples["train"], Words())
-    assert crossed.predict(data.batches["train"], users, z)[data.labels["train"] == 1].mean() > 0.6
+    assert crossed.predict(data.batches["train"], users, z)[data.targets["train"] == 1].mean() > 0.6
 
 
 def test_sizes_are_checked_before_anything_is_trained(samples):

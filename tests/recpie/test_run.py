@@ -242,7 +242,7 @@ def test_a_row_its_control_and_its_texts(run, rounds):
 
 def test_strangers_no_history_no_soft_prompt_and_one_model_in_sample(tmp_path):
     """Few samples of many users: some are tested without a training row, and some have no history."""
-    options = ["--num_samples", 120, "--min_history", 0, "--folds", 0, "--num_explanations", 2, "--rewrite", "true"]
+    options = ["--num_samples", 120, "--min_history", 0, "--folds", 0, "--num_explanations", 2]
     run = make_run(tmp_path / "run", *options, "--num_users", 40, "--per_device_train_batch_size", 16, "--rounds", 1)
     test = run.data.samples["test"]
     strangers = set(test["user_id"]) - set(run.data.vocabulary.users)
@@ -260,9 +260,14 @@ def test_strangers_no_history_no_soft_prompt_and_one_model_in_sample(tmp_path):
     assert len(explanations.held_out) == 2
     run.add_row("", explanations)
     assert set(run.rows) == {"recpie", "recpie_mean2"}
-    # `rewrite`: each training text is the finished policy's
-    assert explanations.training.to_frame()["round"].unique().to_list() == [1]
-    assert len(explanations.training) == 2 * len(run.data.samples["train"])
+    # the mean's training texts are all the finished policy's
+    assert [set(draw.to_frame()["round"]) for draw in explanations.training_draws] == [{1}, {1}]
+    training = run.data.samples["train"]
+    draws = [draw.embeddings_for(training, run.encoder, explanations.sides) for draw in explanations.training_draws]
+    assert torch.equal(run._embed(explanations, 2)["train"], (draws[0] + draws[1]) / 2)
+    assert not torch.equal(draws[0], draws[1])
+    newest = explanations.training.embeddings_for(training, run.encoder, explanations.sides)
+    assert torch.equal(run._embed(explanations, 1)["train"], newest)
 
 
 def test_without_a_soft_prompt(tmp_path):

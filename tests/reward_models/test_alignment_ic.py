@@ -98,7 +98,7 @@ def test_a_baseline_shifts_all_completions_of_a_row_alike():
     ("options", "message"),
     [
         ({"shift": "maybe"}, "shift must be"),
-        ({"baseline": "zero"}, "baseline must be"),
+        ({"baseline": "zero"}, "baseline is 'zero', but must be one of"),
         ({"shift": "off", "accuracy": False}, "leaves no term"),
         ({"baseline": "stored"}, "needs the explanation store"),
     ],
