@@ -151,7 +151,8 @@ class RecPIERun(RecPIERows):
         )
         explanations.adapter = stage.adapter
         explanations.training.merge(stage.explanations())
-        self._write_explanations(explanations, f"round_{number}", training=arguments.num_explanations > 1)
+        last = number == arguments.rounds or arguments.tolerance > 0  # with a tolerance, any round may be
+        self._write_explanations(explanations, f"round_{number}", training=arguments.num_explanations > 1 and last)
         explanations.rounds.append({"round": number, "policy_loss": _policy_loss(stage.log_history)})
 
     def fit_recommender(self, explanations: Explanations) -> None:
@@ -167,7 +168,7 @@ class RecPIERun(RecPIERows):
                 self._fit_and_save(folder, explanations, z)
         explanations.recommender = SelfAttentiveGRU.from_pretrained(folder / "recommender")
         explanations.rewarding = explanations.recommender
-        if self.arguments.folds:
+        if self._rewards_again(explanations):
             explanations.rewarding = CrossFit.from_pretrained(folder / "folds", SelfAttentiveGRU)
         round_ |= json.loads((folder / "losses.json").read_text(encoding="utf-8"))
 
@@ -249,7 +250,7 @@ class RecPIERun(RecPIERows):
             recommender.load_state_dict(explanations.recommender.state_dict())
         result = self.data.fit(recommender, z, seed=self.seed, **self._fit_options)
         recommender.save_pretrained(folder / "recommender", self.data.vocabulary)
-        if self.arguments.folds:
+        if self._rewards_again(explanations):
             crossed = cross_fit(
                 make_model,
                 *self.data.rows("train", z),
@@ -263,6 +264,10 @@ class RecPIERun(RecPIERows):
         best = result.history[result.best_epoch - 1]
         loss = best["validation_rmse"] ** 2 if "validation_rmse" in best else best["validation_log_loss"]
         write_text_atomic(folder / "losses.json", to_json({"recommender_loss": loss}) + "\n")
+
+    def _rewards_again(self, explanations: Explanations) -> bool:
+        """Whether out-of-fold models are wanted: the last round's would reward nobody."""
+        return self.arguments.folds > 0 and explanations.rounds[-1]["round"] < self.arguments.rounds
 
     def _load_policy(self, explanations: Explanations, adapter: Path | None, going_on: bool = False):
         """The policy with its soft prompt; `going_on` accepts that the recommender has trained the table further."""

@@ -87,6 +87,7 @@ class Snapshot:
     train_texts: list
     test_texts: list
     embeddings: dict
+    rewarding: object
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +103,7 @@ def snapshot(run, explanations) -> Snapshot:
         explanations.training.texts_for(parts["train"], "pos"),
         explanations.held_out[0].texts_for(parts["test"], "neg"),
         run._embed(explanations),
+        explanations.rewarding,
     )
 
 
@@ -159,13 +161,15 @@ def test_the_recommender_goes_on_from_the_round_before(rounds):
 
 
 def test_the_rewarding_models_are_out_of_fold(run, rounds):
-    explanations, _ = rounds
-    assert isinstance(explanations.rewarding, CrossFit)
-    assert len(explanations.rewarding.models) == run.arguments.folds == 2
+    explanations, (_, after_one, _) = rounds
+    rewarding = after_one.rewarding
+    assert isinstance(rewarding, CrossFit)
+    assert len(rewarding.models) == run.arguments.folds == 2
     train = run.data.samples["train"]
-    assert len(explanations.rewarding.fold_of_group) == len(train)
+    assert len(rewarding.fold_of_group) == len(train)
     held_out = pl.concat([run.data.samples["validation"], run.data.samples["test"]])
-    assert not set(held_out["user_id"] + "\t" + held_out["item_id"]) & set(explanations.rewarding.fold_of_group)
+    assert not set(held_out["user_id"] + "\t" + held_out["item_id"]) & set(rewarding.fold_of_group)
+    assert explanations.rewarding is explanations.recommender  # nothing is rewarded after the last round
 
 
 def test_an_adapter_belongs_to_the_consumer_table_of_its_round(run, rounds, capsys):
