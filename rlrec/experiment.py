@@ -12,6 +12,7 @@ import polars as pl
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
+from transformers import TrainingArguments
 
 from rlrec.alternating import PolicyStage, train_policy_stage
 from rlrec.arguments import DataArguments, PolicyArguments
@@ -23,24 +24,17 @@ from rlrec.policies.tiny import Grammar, TinyConfig
 from rlrec.ppo import PPOConfig
 from rlrec.results import to_json, write_log_history, write_predictions, write_results, write_text_atomic
 
-PPO_SETTINGS = (
-    *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
-    *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
-    *("beta", "gamma", "lam", "reward_clip", "reward_weights", "normalize_rewards", "baseline", "loss_type"),
-    "vf_coef",
-)
-
 
 class Run:
     """What the runs of all systems share: where they write, what they train with, the rows they collect.
 
-    Everything lies below `ppo.output_dir`: stages/, explanations/, logs/, results.json, predictions.parquet and the
-    reports. A second run with the same folder picks up what the first has finished.
+    Everything lies below one folder: stages/, explanations/, logs/, results.json, predictions.parquet and the reports.
+    A second run with the same folder picks up what the first has finished.
 
     Args:
         arguments: the system's own, with encoder and scoring_batch.
-        data, policy, ppo: the other parsed arguments; `ppo.seed` is the seed of everything.
-        resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
+        data, policy: the other parsed arguments.
+        config: the trainer's; its `output_dir` holds everything, its `seed` is the seed of everything.
 
     Attributes:
         rows, scores, texts, controls: of the results: {row: metrics}, {row: test predictions}, {row: test texts}.
@@ -48,34 +42,25 @@ class Run:
 
     system = ""
     evaluation: tuple[str, ...] = ()  # settings with which a finished run may be started again
+    trainer_settings: tuple[str, ...] = ()  # of the trainer's configuration, those that results.json tells
 
-    def __init__(
-        self, arguments, data: DataArguments, policy: PolicyArguments, ppo: PPOConfig, resolve_reward: Callable
-    ):
+    def __init__(self, arguments, data: DataArguments, policy: PolicyArguments, config: TrainingArguments):
         self.started = time.time()
-        self.arguments, self.ppo, self.seed = arguments, ppo, ppo.seed
+        self.arguments, self.config, self.seed = arguments, config, config.seed
         self.data_arguments, self.policy_arguments = data, policy
-        self.resolve_reward = resolve_reward
-        self.output, self.state = Path(ppo.output_dir), PartialState()
+        self.output, self.state = Path(config.output_dir), PartialState()
         self.rows, self.scores, self.texts, self.controls = {}, {}, {}, {}
 
     @property
     def hyperparameters(self) -> dict:
-        """The system's, the policy's and PPO's settings."""
-        ppo = {name: getattr(self.ppo, name) for name in PPO_SETTINGS}
-        return asdict(self.arguments) | asdict(self.policy_arguments) | ppo
+        """The system's, the policy's and the trainer's settings."""
+        trainer = {name: getattr(self.config, name) for name in self.trainer_settings}
+        return asdict(self.arguments) | asdict(self.policy_arguments) | trainer
 
     def claim_folder(self) -> None:
         """Note the settings in the output folder, or check that the run which began there had the same ones."""
         settings = self.hyperparameters | asdict(self.data_arguments) | {"seed": self.seed}
         claim_folder(self.output, {name: value for name, value in settings.items() if name not in self.evaluation})
-
-    def check_reward_weights(self, *reward_names: Sequence[str]) -> None:
-        """Raise ValueError unless there are as many weights as rewards."""
-        weights = self.ppo.reward_weights
-        for names in reward_names if weights else ():
-            if len(names) != len(weights):
-                raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
 
     def load_encoder(self, policies: Policies, name: str) -> TextEncoder:
         """The frozen text encoder called `name`: "policy" for the base model's own hidden states, "policy_words" for
@@ -86,6 +71,65 @@ class Run:
             return TextEncoder(base, policies.tokenizer, batch_size, words_only=name == "policy_words")
         cache = self.output / "embeddings"
         return TextEncoder.from_pretrained(name, device=str(self.state.device), batch_size=batch_size, cache_dir=cache)
+
+    def write(self, prepared: PreparedDataset, samples: Mapping[str, pl.DataFrame], **details) -> None:
+        """Write results.json, predictions.parquet, tables, pictures and model card, and print the tables."""
+        if not self.state.is_main_process:
+            return
+        from rlrec.reports import report, tables_markdown
+
+        write_predictions(self.output, samples["test"], self.scores, self.texts)
+        if "label" in samples["test"].columns:
+            details["positive_rate"] = pl.concat([part["label"] for part in samples.values()]).mean()
+        write_results(
+            self.output,
+            system=self.system,
+            dataset=prepared.metadata["name"],
+            seed=self.seed,
+            rows=self.rows,
+            controls=self.controls,
+            details={
+                "base_model": self.policy_arguments.model_name_or_path,
+                "encoder": self.arguments.encoder,
+                "dataset_license": prepared.metadata["licence"],
+                "dataset_size": {split: len(part) for split, part in samples.items()},
+                "hyperparameters": self.hyperparameters,
+                **details,
+            },
+            wall_time=time.time() - self.started,
+        )
+        print("\n" + tables_markdown([self.output]))
+        for path in report([self.output], self.output / "report"):
+            print(f"wrote {path}")
+
+
+class PPORun(Run):
+    """A run whose policy is trained by PPO.
+
+    Args:
+        arguments, data, policy, ppo: see `Run`.
+        resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
+    """
+
+    trainer_settings = (
+        *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
+        *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
+        *("beta", "gamma", "lam", "reward_clip", "reward_weights", "normalize_rewards", "baseline", "loss_type"),
+        "vf_coef",
+    )
+
+    def __init__(
+        self, arguments, data: DataArguments, policy: PolicyArguments, ppo: PPOConfig, resolve_reward: Callable
+    ):
+        super().__init__(arguments, data, policy, ppo)
+        self.ppo, self.resolve_reward = ppo, resolve_reward
+
+    def check_reward_weights(self, *reward_names: Sequence[str]) -> None:
+        """Raise ValueError unless there are as many weights as rewards."""
+        weights = self.ppo.reward_weights
+        for names in reward_names if weights else ():
+            if len(names) != len(weights):
+                raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
 
     def train_stage(
         self,
@@ -119,35 +163,6 @@ class Run:
         if self.state.is_main_process:
             write_log_history(self.output, stage, finished.log_history)
         return finished
-
-    def write(self, prepared: PreparedDataset, samples: Mapping[str, pl.DataFrame], **details) -> None:
-        """Write results.json, predictions.parquet, tables, pictures and model card, and print the tables."""
-        if not self.state.is_main_process:
-            return
-        from rlrec.reports import report, tables_markdown
-
-        write_predictions(self.output, samples["test"], self.scores, self.texts)
-        write_results(
-            self.output,
-            system=self.system,
-            dataset=prepared.metadata["name"],
-            seed=self.seed,
-            rows=self.rows,
-            controls=self.controls,
-            details={
-                "base_model": self.policy_arguments.model_name_or_path,
-                "encoder": self.arguments.encoder,
-                "dataset_license": prepared.metadata["licence"],
-                "dataset_size": {split: len(part) for split, part in samples.items()},
-                "positive_rate": pl.concat([part["label"] for part in samples.values()]).mean(),
-                "hyperparameters": self.hyperparameters,
-                **details,
-            },
-            wall_time=time.time() - self.started,
-        )
-        print("\n" + tables_markdown([self.output]))
-        for path in report([self.output], self.output / "report"):
-            print(f"wrote {path}")
 
 
 def claim_folder(folder: Path, settings: Mapping) -> None:

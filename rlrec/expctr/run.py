@@ -14,18 +14,18 @@ from rlrec.evaluation import heuristic_rows, heuristic_scores, shuffled_partners
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
 from rlrec.expctr.rows import FEATURES, Explained
-from rlrec.experiment import Run, describe_samples, load_policies, load_prepared
+from rlrec.experiment import PPORun, describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.grammars import VerdictGrammar
 from rlrec.ppo import PPOConfig
 from rlrec.recommenders import SplitData
 
 
-class ExpCTRRun(Run):
+class ExpCTRRun(PPORun):
     """Loads what a run needs, trains and explains on demand, collects rows, and writes the results.
 
     Args:
-        arguments, data, policy, ppo, resolve_reward: see `Run`.
+        arguments, data, policy, ppo, resolve_reward: see `PPORun`.
         make_scorer: (model, tokenizer, template, temperature, batch_size) -> LC scorer with `margins`.
 
     Raises:

@@ -13,7 +13,7 @@ import torch
 
 from rlrec.encoders import TextEncoder
 from rlrec.evaluation.ratings import rating_heuristics, rating_metrics
-from rlrec.experiment import Run
+from rlrec.experiment import PPORun
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.grammars import share
 from rlrec.recommenders import (
@@ -81,7 +81,7 @@ def category_share(row: Mapping) -> float:
     return sum(map(share, of)) / len(of) if of else share(row["history_labels"])
 
 
-class RecPIERows(Run):
+class RecPIERows(PPORun):
     """A run whose subclass has set prepared, samples, data, stars and encoder, and which collects the table's rows.
 
     Attributes:
