@@ -126,6 +126,29 @@ def build_tokenizer(titles: Sequence[str], words: Sequence[str]) -> PreTrainedTo
     )
 
 
+def small_llama(kind: type[LlamaForCausalLM], tokenizer, config: TinyConfig, **options) -> LlamaForCausalLM:
+    """An untrained Llama of the sizes of `config` for a tokenizer of `build_tokenizer`; `options` go to its config."""
+    model = kind(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=int(config.hidden_size * 2.75),
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            **options,
+        )
+    )
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
+    return model
+
+
 class _Bootstrap:
     """The training batches of the bootstrap: copy warm-up, explanations, and verdicts for the LC scorer."""
 
@@ -271,25 +294,14 @@ def bootstrap(
         [c[0] for c in catalogue], [*grammar.words, "Yes", "No", *grammar.domain.split(), ",", ".", *words]
     )
     first_title = tokenizer.convert_tokens_to_ids(f'"{catalogue[0][0]}"')
-    model = TinyPolicy(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=int(config.hidden_size * 2.75),
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            restrict_titles=False,  # the bootstrap learns the citations; the mask comes on afterwards
-            title_tokens=[first_title, len(tokenizer)],
-            polarity_tokens=tokenizer.convert_tokens_to_ids(list(POLARITY)),
-        )
+    model = small_llama(
+        TinyPolicy,
+        tokenizer,
+        config,
+        restrict_titles=False,  # the bootstrap learns the citations; the mask comes on afterwards
+        title_tokens=[first_title, len(tokenizer)],
+        polarity_tokens=tokenizer.convert_tokens_to_ids(list(POLARITY)),
     )
-    torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.embedding_std)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, grammar, rng)
     total = config.warmup_steps + config.template_steps
@@ -314,7 +326,6 @@ def bootstrap(
     for part in (practising, judging):
         part.warn_unless_learned()
     model.config.restrict_titles = config.restrict_titles
-    model.generation_config.eos_token_id, model.generation_config.pad_token_id = 2, 0
     return model.eval(), tokenizer
 
 
@@ -330,8 +341,8 @@ def load_tiny(
 ) -> tuple[TinyPolicy, PreTrainedTokenizerFast]:
     """`bootstrap`, or the copy of an earlier bootstrap on exactly the same content.
 
-    `cache_dir` defaults to the environment's `RLREC_CACHE_DIR`, then to `~/.cache/rlrec`. The key is a hash of
-    everything that training reads: sizes and steps, catalogue, and the prompts and histories of the rows.
+    The key is a hash of everything that training reads: sizes and steps, catalogue, and the prompts and histories of
+    the rows. `cache_dir`: see `cached_bootstrap`.
     """
     config = config or TinyConfig()
     read = [[generation(row), row["crowd"], row["category_words"], row["history_labels"]] for row in rows]
@@ -343,11 +354,28 @@ def load_tiny(
         read,
         ctr and ctr(""),
     ]
+    model, tokenizer = cached_bootstrap(
+        TinyPolicy, content, lambda: bootstrap(rows, catalogue, generation, ctr, grammar, config, progress), cache_dir
+    )
+    model.config.restrict_titles = config.restrict_titles
+    return model, tokenizer
+
+
+def cached_bootstrap(
+    kind: type[LlamaForCausalLM],
+    content,
+    train: Callable[[], tuple[LlamaForCausalLM, PreTrainedTokenizerFast]],
+    cache_dir: str | os.PathLike | None = None,
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """What `train()` gives, or the copy of what it gave for the same `content` (anything that becomes JSON).
+
+    `cache_dir` defaults to the environment's `RLREC_CACHE_DIR`, then to `~/.cache/rlrec`.
+    """
     key = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     root = Path(cache_dir or os.environ.get("RLREC_CACHE_DIR") or Path.home() / ".cache" / "rlrec") / "tiny"
     folder = root / key
     if not folder.exists():
-        model, tokenizer = bootstrap(rows, catalogue, generation, ctr, grammar, config, progress)
+        model, tokenizer = train()
         root.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(dir=root))
         model.save_pretrained(partial)
@@ -356,6 +384,4 @@ def load_tiny(
             partial.rename(folder)
         except OSError:  # another process finished the same bootstrap first
             shutil.rmtree(partial)
-    model = TinyPolicy.from_pretrained(folder)
-    model.config.restrict_titles = config.restrict_titles
-    return model.eval(), PreTrainedTokenizerFast.from_pretrained(folder)
+    return kind.from_pretrained(folder).eval(), PreTrainedTokenizerFast.from_pretrained(folder)
