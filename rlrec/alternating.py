@@ -16,12 +16,12 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
 
 from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
 from rlrec.ppo import PPOConfig, PPOTrainer
 
-LOGGED = ("reward", "objective/kl", "entropy")  # what the progress line shows; the log history keeps everything
+LOGGED = ("reward", "objective/kl", "entropy", "loss_sup", "loss_con")  # on the progress line; the log history has all
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,10 @@ class PolicyStage:
     """A finished stage: where its adapter, explanations and log history are."""
 
     folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "done.json").is_file()
 
     @property
     def adapter(self) -> Path:
@@ -68,7 +72,7 @@ def train_policy_stage(
         round: number of the alternation, written beside each explanation.
     """
     stage = PolicyStage(Path(folder))
-    if (stage.folder / "done.json").is_file():
+    if stage.done:
         return stage
     set_seed(config.seed)  # a fresh adapter's draw must not depend on what this process did before
     policy = load_policy()
@@ -81,12 +85,17 @@ def train_policy_stage(
         processing_class=tokenizer,
         callbacks=[recorder],
     )
-    trainer.remove_callback(PrinterCallback)
-    if trainer.pop_callback(ProgressCallback) is not None:
-        trainer.add_callback(ShortProgress())
     checkpoint = latest_checkpoint(stage.folder) if stage.folder.is_dir() else None
     if checkpoint is not None:
         recorder.restore(checkpoint, trainer.args.process_index, trainer.args.world_size)
+    return finish_stage(stage, trainer, checkpoint)
+
+
+def finish_stage(stage: PolicyStage, trainer: Trainer, checkpoint: str | None) -> PolicyStage:
+    """Train from `checkpoint` (None: from the start) to the end, leave adapter and log history, free the memory."""
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(ShortProgress())
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(stage.adapter))
     state = PartialState()
@@ -97,7 +106,7 @@ def train_policy_stage(
         _write_json(stage.folder / "done.json", {"global_step": trainer.state.global_step})
     state.wait_for_everyone()
     trainer.accelerator.free_memory()
-    del trainer, policy
+    trainer.model = trainer.model_wrapped = trainer.optimizer = None
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return stage

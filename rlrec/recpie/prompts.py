@@ -46,6 +46,10 @@ GOOD = "Please generate a reason why {title} would be a good recommendation for 
 BAD = "Please generate a reason why {title} would not be a good recommendation for this consumer."
 PROFILE = "{title} is described as follows: {description} "
 DESCRIBE = "Please describe the {domain} {title} in one or two sentences."
+DIRECT = (  # Table 7's direct recommendation; the paper prints neither prompt nor decoding
+    "The consumer's consumption history includes {history}. How many stars, from {low} to {high}, would this consumer "
+    "give {title}? Answer with one number."
+)
 
 VARIANTS: dict[str, dict[str, str]] = {
     "contrastive": {"pos": HISTORY + GOOD, "neg": HISTORY + BAD},

@@ -26,6 +26,7 @@ from rlrec.experiment import describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
 from rlrec.policies.generation import generate_explanations
 from rlrec.policies.grammars import ContrastiveGrammar
+from rlrec.policies.numbers import expected_numbers
 from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.sampler import check_pairs
@@ -39,8 +40,7 @@ from rlrec.recommenders.base import interaction_names
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS
 from rlrec.recpie import writing
 from rlrec.recpie.arguments import RecPIEArguments
-from rlrec.recpie.direct import DIRECT, direct_ratings
-from rlrec.recpie.prompts import DESCRIBE, ExplanationPrompts
+from rlrec.recpie.prompts import DESCRIBE, DIRECT, ExplanationPrompts
 from rlrec.recpie.rows import Explanations, RecPIERows, category_share
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 
@@ -238,7 +238,8 @@ class RecPIERun(RecPIERows):
         prompts = [explanations.prompts.asking(row, DIRECT) for row in test.iter_rows(named=True)]
         model = self.policies.load_base().eval().to(self.state.device)
         ratings = range(round(low), round(high) + 1)
-        stars = direct_ratings(model, self.policies.tokenizer, prompts, ratings, self.arguments.scoring_batch)
+        size, tokenizer = self.arguments.scoring_batch, self.policies.tokenizer
+        stars = expected_numbers(model, tokenizer, prompts, ratings, size, progress="Direct recommendation")
         self.scores["llm_direct"] = ((stars - low) / (high - low)).numpy()
         self.rows["llm_direct"] = self._metrics(self.data.targets["test"].numpy(), self.scores["llm_direct"])
 
