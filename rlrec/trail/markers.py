@@ -50,10 +50,14 @@ def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> N
 
 
 def train_markers(lora: LoraConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> LoraConfig:
-    """A copy of `lora` with which the markers' rows, input and output, are trained and saved in the adapter."""
+    """A copy of `lora` with which the markers' rows, input and output, are trained and saved in the adapter.
+
+    Not of an output layer with a bias, which PEFT would leave out.
+    """
     lora = copy.deepcopy(lora)
     indices = lora.trainable_token_indices or {}
-    layers = {id(layer) for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    layers = {id(layer) for layer in layers if getattr(layer, "bias", None) is None}
     names = [name.rsplit(".", 1)[-1] for name, layer in model.named_modules() if id(layer) in layers]
     if not isinstance(indices, dict):
         indices = {names[0]: list(indices)}

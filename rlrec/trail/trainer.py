@@ -26,6 +26,7 @@ import torch
 from accelerate.utils import is_peft_model
 from datasets import Dataset
 from peft import LoraConfig
+from peft.utils.other import TrainableTokensWrapper
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -155,6 +156,10 @@ class TRAILTrainer(SFTTrainer):
             peft_config=peft_config,
             **kwargs,
         )
+        output_layer = self._causal_lm().get_output_embeddings()
+        if isinstance(output_layer, TrainableTokensWrapper):
+            # TRL's fused LM head reads weight and bias, of which PEFT's wrapper passes on the weight only
+            output_layer.bias = output_layer.original_module.bias
         if self.contrasts:
             self._check_batches()
             self.data_collator = TRAILCollator(self.data_collator)
