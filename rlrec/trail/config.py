@@ -12,7 +12,8 @@ from rlrec.trail.similarity import ALPHA, BETA, GAMMA, SIGMA
 class TRAILConfig(SFTConfig):
     """Configuration of `TRAILTrainer`. Every field of TRL's `SFTConfig` keeps its meaning unless it is listed here.
 
-    The adapter's settings are in `rlrec.trail.markers.paper_lora`.
+    The adapter's settings are in `rlrec.trail.markers.paper_lora`. The paper's early stopping (patience 3) is
+    transformers' `EarlyStoppingCallback(3)`, with `eval_strategy` and `load_best_model_at_end`.
 
     Raises:
         ValueError: when a value is out of its range, or packing is asked for.
