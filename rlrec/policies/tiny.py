@@ -249,7 +249,12 @@ class _Recent:
             )
 
 
-def _step(model, optimizer, loss, learning_rate: float, bar) -> None:
+def bootstrap_optimizer(model: LlamaForCausalLM, config: TinyConfig) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+
+
+def take_step(model, optimizer, loss, learning_rate: float, bar) -> None:
+    """One step of a bootstrap, told on its progress bar."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.zero_grad()
@@ -302,7 +307,7 @@ def bootstrap(
         title_tokens=[first_title, len(tokenizer)],
         polarity_tokens=tokenizer.convert_tokens_to_ids(list(POLARITY)),
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimizer = bootstrap_optimizer(model, config)
     data = _Bootstrap(tokenizer, rows, catalogue, generation, ctr, grammar, rng)
     total = config.warmup_steps + config.template_steps
     with tqdm(total=total, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
@@ -310,7 +315,7 @@ def bootstrap(
         judging = _Recent("answer its CTR prompt", "template_steps", JUDGED_LOSS)
         for step in range(config.warmup_steps):
             loss = _generation_loss(model, *data.practising(config.batch_size), data.first_title)
-            _step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
+            take_step(model, optimizer, loss, config.learning_rate * min(1, (step + 1) / RAMP_STEPS), bar)
             if grammar.practised_loss is not None and practising.learned(loss):
                 break
         bar.total = bar.n + config.template_steps
@@ -322,7 +327,7 @@ def bootstrap(
                 judged = F.cross_entropy(model.lm_head(hidden), answers)
                 judging.learned(judged)
                 loss = loss + judged
-            _step(model, optimizer, loss, config.learning_rate * (1 - step / config.template_steps), bar)
+            take_step(model, optimizer, loss, config.learning_rate * (1 - step / config.template_steps), bar)
     for part in (practising, judging):
         part.warn_unless_learned()
     model.config.restrict_titles = config.restrict_titles

@@ -1,0 +1,114 @@
+"""The embedded policy for TRAIL: a small Llama that reads compact prompts, trained on the spot without a label.
+
+It learns to answer with a label-blind score, the last window's count, and a drawn explanation (`TrendGrammar`), on half
+as many invented histories as real ones, so that it has seen every number. What it knows about tomorrow before TRAIL's
+training is therefore what last-window popularity knows.
+
+A number is one token, and the tokens of numbers start near those of their neighbours (waves in the logarithm, of eight
+lengths): 0.1 million parameters do not find out from a few thousand histories that 41 is nearly 40.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import PartialState
+from peft import LoraConfig
+from tqdm.auto import tqdm
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from rlrec.policies.loading import Policies
+from rlrec.policies.tiny import (
+    RAMP_STEPS,
+    TinyConfig,
+    bootstrap_optimizer,
+    build_tokenizer,
+    cached_bootstrap,
+    small_llama,
+    take_step,
+)
+from rlrec.trail.grammar import TrendGrammar
+from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
+from rlrec.trail.prompts import COMPACT_WINDOWS
+
+VERSION = 1  # part of the cache key: raise it when the bootstrap changes
+READ = ("categories", "window_start", "history", "history_cut")
+WAVES = 8
+
+
+def embedded_trend_policies(
+    rows: Sequence[Mapping], grammar: TrendGrammar, config: TinyConfig, lora: LoraConfig
+) -> Policies:
+    """The embedded policy of these rows, from the cache where it was trained before; one rank trains, others wait.
+
+    Args:
+        rows: training samples; their labels are not read.
+        grammar: of the explanations, with the compact prompts.
+        config: sizes and steps (`template_steps`).
+        lora: the adapter of TRAIL's training.
+    """
+    content = [VERSION, asdict(config), repr(grammar), [[row[name] for name in READ] for row in rows]]
+
+    def load(progress: bool = False):
+        return cached_bootstrap(LlamaForCausalLM, content, lambda: bootstrap(rows, grammar, config, progress))
+
+    with PartialState().main_process_first():
+        _, tokenizer = load(progress=PartialState().is_main_process)
+    return Policies(lambda: load()[0], tokenizer, lora)
+
+
+def bootstrap(
+    rows: Sequence[Mapping], grammar: TrendGrammar, config: TinyConfig, progress: bool = True
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train tokenizer and policy (half a minute on two CPU cores)."""
+    torch.manual_seed(config.seed)
+    rng, prompts = np.random.default_rng(config.seed), grammar.prompts
+    categories = sorted({word for row in rows for word in prompts.category_words(row)})
+    tokenizer = build_tokenizer([], [*grammar.words, EXPLANATION_START, EXPLANATION_END, *categories])
+    tokenizer.add_tokens([EXPLANATION_START, EXPLANATION_END])  # known already: now they are never taken apart
+    model = small_llama(LlamaForCausalLM, tokenizer, config)
+    _place_numbers(model, tokenizer, prompts.max_count, config.embedding_std)
+    optimizer = bootstrap_optimizer(model, config)
+    with tqdm(total=config.template_steps, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
+        for step in range(config.template_steps):
+            batch = [rows[i] for i in rng.integers(len(rows), size=config.batch_size)]
+            batch = [row if i % 3 else _invented(row, prompts.max_count, rng) for i, row in enumerate(batch)]
+            texts = [
+                (prompts.prompt(row), prompts.answer(prompts.score(grammar.score(row)), grammar.draw(row, rng)))
+                for row in batch
+            ]
+            rate = config.learning_rate * min(1, (step + 1) / RAMP_STEPS) * (1 - step / config.template_steps)
+            take_step(model, optimizer, _loss(model, tokenizer, texts), rate, bar)
+    return model.eval(), tokenizer
+
+
+def _loss(model, tokenizer, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """Mean cross entropy of the answers' tokens."""
+    prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
+    answers = tokenizer([f"{answer} </s>" for _, answer in texts], add_special_tokens=False)["input_ids"]
+    length = max(len(p) + len(a) for p, a in zip(prompts, answers))
+    ids = torch.zeros(len(texts), length, dtype=torch.long)
+    target = torch.zeros(len(texts), length, dtype=torch.bool)
+    for i, (p, a) in enumerate(zip(prompts, answers)):
+        ids[i, : len(p) + len(a)] = torch.tensor(p + a)
+        target[i, len(p) : len(p) + len(a)] = True
+    hidden = model.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state[:, :-1]
+    return F.cross_entropy(model.lm_head(hidden[target[:, 1:]]), ids[:, 1:][target[:, 1:]])
+
+
+def _invented(row: Mapping, largest: int, rng: np.random.Generator) -> dict:
+    """`row` with a history that nobody had: any length, any level."""
+    length = int(rng.integers(COMPACT_WINDOWS + 1))
+    level = np.exp(rng.uniform(0, np.log(largest + 1)))
+    counts = np.minimum(rng.poisson(level * rng.uniform(0.3, 1.7, size=length)), largest)
+    return {**row, "history": counts.tolist(), "history_cut": 0}
+
+
+def _place_numbers(model, tokenizer, largest: int, std: float) -> None:
+    ids = tokenizer.convert_tokens_to_ids([str(n) for n in range(largest + 1)])
+    phases = torch.arange(largest + 1).log1p()[:, None] * 2.0 ** torch.arange(-1, WAVES - 1)
+    waves = torch.cat((phases.sin(), phases.cos()), dim=1) * std * 2**0.5
+    with torch.no_grad():
+        model.get_input_embeddings().weight[ids, : waves.shape[1]] = waves
