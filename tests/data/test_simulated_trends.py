@@ -208,6 +208,9 @@ def test_it_is_a_dataset_like_the_others_and_the_same_every_time():
         "film",
         {},
     )
+    # The first second of 2018 and the last of day 900, whatever the size, so that all windows are full.
+    times = world.interactions["timestamp"]
+    assert (times.min(), times.max()) == (1_514_764_800, 1_514_764_800 + 900 * 86_400 - 1)
     assert world.metadata["simulation"] == {**size, "seed": 7, "windows": 30, "window_days": 30}
     assert prepare("simulated-trends", **size, threshold=4, label_rule="ge").metadata["label_rule"] == "ge"
 
