@@ -19,6 +19,7 @@ import sys
 import time
 
 from rlrec.data import DATASETS, DataError, PreparedDataset, prepare
+from rlrec.data.douban import PERIOD
 from rlrec.data.download import AMAZON_URLS, download
 
 
@@ -51,6 +52,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="google-local: keep businesses with these zip codes, such as 94035-94043,95014 (default: all)",
     )
     choice.add_argument(
+        "--period",
+        nargs=2,
+        metavar=("FIRST", "LAST"),
+        default=PERIOD,
+        help="douban-movies: days to keep (default: 2010-01-01 2019-11-30, TRAIL's)",
+    )
+    choice.add_argument(
         "--no_reviews", action="store_true", help="amazon, google-local, yelp: leave the review texts out"
     )
     choice.add_argument(
@@ -71,7 +79,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     get.add_argument("--amazon_year", type=int, choices=sorted(AMAZON_URLS), default=2018, help="release to fetch")
     get.add_argument("--mirror", metavar="URL", help="fetch the same file names from this folder instead")
-    world = parser.add_argument_group("simulated and simulated-hard")
+    world = parser.add_argument_group("simulated, simulated-hard and simulated-trends")
     world.add_argument("--num_users", type=int, default=1000, help="default: 1000")
     world.add_argument("--num_items", type=int, default=300, help="default: 300")
     world.add_argument("--interactions_per_user", type=int, default=30, help="default: 30")
@@ -127,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
             k_core=options.k_core,
             category=options.category,
             zip_codes=options.zip_codes,
+            period=tuple(options.period),
             reviews=not options.no_reviews,
             domain=options.domain,
             rating_scale=tuple(options.rating_scale) if options.rating_scale else None,

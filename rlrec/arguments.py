@@ -32,8 +32,8 @@ class DataArguments:
     dataset: str = field(
         default="simulated",
         metadata={
-            "help": "Dataset name: simulated, simulated-hard, ml-100k, ml-1m, ml-20m, book-crossing, amazon, "
-            "google-local, yelp, tripadvisor, ..."
+            "help": "Dataset name: simulated, simulated-hard, simulated-trends, ml-100k, ml-1m, ml-20m, "
+            "book-crossing, amazon, douban-movies, google-local, yelp, tripadvisor, ..."
         },
     )
     data_dir: str | None = field(

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from rlrec.data.amazon import read_amazon
 from rlrec.data.book_crossing import read_book_crossing
+from rlrec.data.douban import PERIOD, read_douban
 from rlrec.data.google_local import read_google_local
 from rlrec.data.movielens import read_movielens
 from rlrec.data.raw import checksum
 from rlrec.data.recbole import read_recbole
 from rlrec.data.schema import DataError, PreparedDataset, assemble
 from rlrec.data.simulated import simulate
+from rlrec.data.simulated_trends import simulate_trends
 from rlrec.data.tripadvisor import read_tripadvisor
 from rlrec.data.yelp import read_yelp
 
@@ -30,12 +32,14 @@ DATASETS = (
     *MOVIELENS,
     "book-crossing",
     "amazon",
+    "douban-movies",
     "google-local",
     "yelp",
     "tripadvisor",
     "recbole",
     "simulated",
     "simulated-hard",
+    "simulated-trends",
 )
 
 
@@ -48,6 +52,7 @@ def prepare(
     k_core: int = 0,
     category: str | None = None,
     zip_codes: str | None = None,
+    period: tuple[str, str] | None = PERIOD,
     reviews: bool = True,
     domain: str | None = None,
     rating_scale: tuple[float, float] | None = None,
@@ -67,6 +72,8 @@ def prepare(
         k_core: keep users and items with at least so many interactions; 0 keeps all.
         category: amazon: which category, google-local: which state, where the folder holds several.
         zip_codes: google-local: keep the businesses with these zip codes, such as "94035-94043" (RecPIE, section 5.1).
+        period: douban-movies: first and last day kept, such as ("2010-01-01", "2019-11-30") (TRAIL, section 5.1.1; the
+            default); None keeps all.
         reviews: amazon, google-local and yelp: keep the review texts.
         domain: the word prompts use for an item; default: the dataset's own.
         rating_scale: recbole: smallest and largest valid rating; default: those that occur.
@@ -85,6 +92,8 @@ def prepare(
         raise DataError(f"There is no dataset {dataset!r}; {hint}")
     if dataset.startswith("simulated"):
         progress(f"simulating {num_users:,} users with {interactions_per_user} ratings of {num_items:,} films")
+        if dataset == "simulated-trends":
+            return simulate_trends(num_users, num_items, interactions_per_user, seed, threshold, label_rule)
         return simulate(
             num_users,
             num_items,
@@ -105,6 +114,8 @@ def prepare(
         raw = read_book_crossing(raw_dir, progress=progress)
     elif dataset == "amazon":
         raw = read_amazon(raw_dir, category, reviews, progress=progress)
+    elif dataset == "douban-movies":
+        raw = read_douban(raw_dir, period, progress=progress)
     elif dataset == "google-local":
         raw = read_google_local(raw_dir, category, zip_codes, reviews, progress=progress)
     elif dataset == "yelp":

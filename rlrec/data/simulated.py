@@ -266,24 +266,33 @@ def _review(liked: list[str], disliked: list[str], rating: int, variant: int) ->
     return f"{sentence[0].upper()}{sentence[1:]} {verdict}"
 
 
-def _items(item_aspects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
-    num_items = item_aspects.shape[0]
+def film_titles(count: int, rng: np.random.Generator) -> list[str]:
+    """So many titles, all different, drawn apart from everything else.
+
+    >>> len(set(film_titles(10_000, np.random.default_rng(0))))
+    10000
+    """
     titles = (
         [f"The {adjective} {noun}" for adjective in _ADJECTIVES for noun in _NOUNS]
         + [f"{noun} in {place}" for noun in _NOUNS for place in _PLACES]
         + [f"{person} and the {noun}" for person in _PEOPLE for noun in _NOUNS]
     )
     order = rng.permutation(len(titles))
+    parts = (divmod(index, len(titles)) for index in range(count))
+    return [f"{titles[order[position]]}{f' {part + 1}' if part else ''}" for part, position in parts]
+
+
+def _items(item_aspects: np.ndarray, rng: np.random.Generator) -> pl.DataFrame:
+    num_items = item_aspects.shape[0]
+    titles = film_titles(num_items, rng)
     years = rng.integers(1950, 2024, num_items)
     rows = []
     for index in range(num_items):
-        part, position = divmod(index, len(titles))
-        sequel = f" {part + 1}" if part else ""
         categories = [name for name, has in zip(ASPECTS, item_aspects[index]) if has]
         rows.append(
             {
                 ITEM_ID: f"i{index + 1}",
-                TITLE: f"{titles[order[position]]}{sequel} ({years[index]})",
+                TITLE: f"{titles[index]} ({years[index]})",
                 CATEGORIES: categories,
                 DESCRIPTION: f"A {years[index]} film full of {' and '.join(categories)}.",
             }

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlrec.data import DataError, prepare
+from rlrec.data.popularity import popularity_data
 
 
 def write(path, lines):
@@ -89,6 +90,69 @@ def test_2023(tmp_path):
     assert prepared.items.rows() == [("P1", "A Game", ["Games"], "")]
     assert prepared.metadata["domain"] == "video game"
     assert prepared.metadata["positive_rate"] == 1.0
+
+
+SPOON_2014 = (
+    "{'asin': 'B1', 'title': 'Spoon', 'categories': [['Baby', 'Feeding']], "
+    "'description': \"Soft tips, for <b>3+</b> months. It's safe.\", 'price': 5.09, 'brand': 'M'}"
+)
+SPOON_2018 = {
+    "asin": "B1",
+    "title": "Spoon",
+    "category": ["Baby", "Feeding"],
+    "description": ["", "Soft tips, for <b>3+</b> months.", "It's safe."],
+    "price": "$5.09",
+    "brand": "M",
+    "tech1": "",
+    "feature": ["Six"],
+}
+
+
+@pytest.mark.parametrize(
+    ("reviews", "meta", "category", "spoon"),
+    [
+        ("reviews_Baby_5.json.gz", "meta_Baby.json.gz", "Baby", SPOON_2014),
+        ("reviews_Beauty.json.gz", "meta_Beauty.json.gz", "Beauty", SPOON_2014),
+        ("reviews_Beauty_5.json", "meta_Beauty.json", "Beauty", SPOON_2014),
+        ("All_Beauty_5.json.gz", "meta_All_Beauty.json.gz", "All_Beauty", SPOON_2018),
+        ("Luxury_Beauty.json.gz", "meta_Luxury_Beauty.json.gz", "Luxury_Beauty", SPOON_2018),
+        ("Baby_5.json", "meta_Baby.json", "Baby", {**SPOON_2018, "description": " ".join(SPOON_2018["description"])}),
+    ],
+)
+def test_beauty_and_baby_have_times_and_descriptions(tmp_path, reviews, meta, category, spoon):
+    """As TRAIL needs them, whole or 5-core, of 2014 and 2018, with the fields that these files have beside."""
+    beside = {"reviewerName": "N", "reviewTime": "07 16, 2013", "summary": "s"}
+    beside["helpful" if spoon is SPOON_2014 else "vote"] = [0, 0] if spoon is SPOON_2014 else "2"
+    rows = [{**review_2018(f"U{k}", "B1", 5.0, 1_373_932_800 + 40 * 86_400 * k), **beside} for k in range(4)]
+    write(tmp_path / reviews, [*rows, {**review_2018(user="U9"), "unixReviewTime": None}])
+    write(tmp_path / meta, [spoon])
+    prepared = prepare("amazon", tmp_path, category=category)
+    assert prepared.items.rows() == [("B1", "Spoon", ["Baby", "Feeding"], "Soft tips, for 3+ months. It's safe.")]
+    assert prepared.interactions["timestamp"].to_list() == [
+        *(1_373_932_800, 1_377_388_800, 1_380_844_800, 1_384_300_800),  # 2013-07-16 and three times 40 days later
+    ]
+    assert (prepared.metadata["category"], prepared.metadata["domain"]) == (category, "product")
+    assert rejections(prepared) == [(reviews, 5, "timestamp", "not a number")]
+    # Days 0, 40, 80 and 120: windows 1, 2, 3 and, not filled, 5; the fourth is empty.
+    data = popularity_data(prepared)
+    assert data.samples["history"].to_list() == [[1], [1, 1], [1, 1, 1]]
+    assert data.samples["popularity"].to_list() == [1, 1, 0]
+    assert data.metadata["first_day"] == "2013-07-16"
+
+
+def test_milliseconds_of_2023_become_windows(tmp_path):
+    times = [1_577_836_800_123 + 86_400_000 * days for days in (0, 45, 119)]  # from 2020-01-01
+    rows = [
+        {"user_id": f"U{k}", "parent_asin": "P1", "rating": 5.0, "timestamp": time, "text": "t"}
+        for k, time in enumerate(times)
+    ]
+    write(tmp_path / "Baby_Products.jsonl", rows)
+    description = ["Soft.", "Safe."]
+    write(tmp_path / "meta_Baby_Products.jsonl", [{"parent_asin": "P1", "title": "S", "description": description}])
+    prepared = prepare("amazon", tmp_path)
+    assert prepared.interactions["timestamp"].to_list() == [1_577_836_800, 1_581_724_800, 1_588_118_400]
+    assert prepared.items["description"].to_list() == ["Soft. Safe."]
+    assert popularity_data(prepared).samples["history"].to_list() == [[1], [1, 1], [1, 1, 0]]
 
 
 @pytest.mark.parametrize("year", [2018, 2023])

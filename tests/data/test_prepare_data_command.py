@@ -84,14 +84,14 @@ def test_zip_codes(tmp_path, capsys):
         main([*command, "--zip_codes", "9403"])
 
 
-@pytest.mark.parametrize("name", ["simulated", "simulated-hard"])
+@pytest.mark.parametrize("name", ["simulated", "simulated-hard", "simulated-trends"])
 def test_simulated(tmp_path, name):
     size = ["--num_users", "40", "--num_items", "30", "--interactions_per_user", "12", "--seed", "5"]
     main(["--dataset", name, "--output_dir", str(tmp_path), *size])
     written = PreparedDataset.load(tmp_path)
     expected = prepare(name, num_users=40, num_items=30, interactions_per_user=12, seed=5)
     assert written.interactions.equals(expected.interactions)
-    assert written.metadata["simulation"]["bias"] is (name == "simulated")
+    assert written.metadata["simulation"].get("bias") is {"simulated": True, "simulated-hard": False}.get(name)
 
 
 @pytest.mark.parametrize(
