@@ -1,6 +1,6 @@
 """The embedded policy for TRAIL: a small Llama that reads compact prompts, trained on the spot without a label.
 
-It learns to answer with a label-blind score, the last window's count, and a drawn explanation (`TrendGrammar`), on half
+It learns to answer with a label-blind score, the last window's count and a drawn explanation (`TrendGrammar`), on half
 as many invented histories as real ones, so that it has seen every number. What it knows about tomorrow before TRAIL's
 training is therefore what last-window popularity knows.
 
