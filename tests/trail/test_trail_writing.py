@@ -186,6 +186,5 @@ def test_drawn_answers_are_whole_true_and_label_blind():
 if __name__ == "__main__":  # one of the two ranks
     from accelerate import PartialState
 
-    write(f"{sys.argv[1]}/answers", Policy()).write_parquet(
-        f"{sys.argv[1]}/rank{PartialState().process_index}.parquet"
-    )
+    rank = PartialState(cpu=True).process_index
+    write(f"{sys.argv[1]}/answers", Policy()).write_parquet(f"{sys.argv[1]}/rank{rank}.parquet")
