@@ -16,6 +16,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, NamedTuple
 
 EXPLANATION_START, EXPLANATION_END = "<exp_start>", "<exp_end>"
@@ -24,6 +25,7 @@ SCORE_KEY, EXPLANATION_KEY = "predict_popularity_score", "explanation_of_score"
 EMPTY, THINKING, NO_OBJECT = "empty", "thinking not finished", "no answer object"
 NO_SCORE, NOT_A_NUMBER, NEGATIVE = "no score", "score is not a number", "score is negative"
 NO_EXPLANATION = "no explanation"
+MOST_OBJECTS = 100  # looked at in one text
 PROBLEMS = (EMPTY, THINKING, NO_OBJECT, NO_SCORE, NOT_A_NUMBER, NEGATIVE, NO_EXPLANATION)
 
 # a word-level tokenizer takes the markers apart
@@ -140,7 +142,7 @@ def _without_thinking(text: str) -> tuple[str, bool]:
 
 def _objects(text: str) -> Iterable[dict]:
     """The valid JSON objects in a text that begin with one of the two keys."""
-    for match in _OBJECT_START.finditer(text):
+    for match in islice(_OBJECT_START.finditer(text), MOST_OBJECTS):
         try:
             value, _ = _DECODER.raw_decode(text, match.start())
         except (ValueError, RecursionError):
@@ -231,7 +233,7 @@ def _loose_number(text: str, start: int, explained: re.Match | None) -> str | No
 def _loose_text(body: str, followed: bool) -> tuple[str, bool]:
     """The value of the explanation field, and whether it breaks off; `followed`: by another field, not by the end."""
     quote = re.match(r"""\\?(["'“”])""", body)
-    if body[:1] in ("{", "["):
+    if re.match(r"""\{|\[\s*["']""", body):
         return "", False  # sections that are no JSON
     if quote is None:
         end = re.search(r"\}|\n\s*```", body)
