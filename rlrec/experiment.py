@@ -216,6 +216,18 @@ def describe_samples(prepared: PreparedDataset, samples: pl.DataFrame) -> str:
     )
 
 
+def lora_config(arguments: PolicyArguments) -> LoraConfig:
+    """The adapter that the arguments describe."""
+    targets = arguments.lora_target_modules
+    return LoraConfig(
+        r=arguments.lora_r,
+        lora_alpha=arguments.lora_alpha,
+        lora_dropout=arguments.lora_dropout,
+        target_modules=targets if targets == "all-linear" else targets.split(","),
+        task_type="CAUSAL_LM",
+    )
+
+
 def load_policies(
     arguments: PolicyArguments,
     prepared: PreparedDataset,
@@ -231,15 +243,7 @@ def load_policies(
         make_template: (style, domain, conversational, history_categories) -> template (rows, generation, maybe ctr).
         make_grammar: domain -> the embedded policy's grammar.
     """
-    domain = prepared.metadata["domain"]
-    targets = arguments.lora_target_modules
-    lora = LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=targets if targets == "all-linear" else targets.split(","),
-        task_type="CAUSAL_LM",
-    )
+    domain, lora = prepared.metadata["domain"], lora_config(arguments)
     if arguments.model_name_or_path != "tiny":
         template = make_template(arguments.prompt_style or "paper", domain, False, arguments.history_categories)
         policies = pretrained_policies(
@@ -249,13 +253,7 @@ def load_policies(
             dtype=arguments.dtype,
             attn_implementation=arguments.attn_implementation,
         )
-        has_template = policies.tokenizer.chat_template is not None
-        conversational = has_template if arguments.conversational is None else arguments.conversational
-        if conversational and not has_template:
-            raise ValueError(
-                f"conversational is set, but the tokenizer of {arguments.model_name_or_path} has no chat template; "
-                "leave it out, or choose a chat model."
-            )
+        conversational = policies.is_conversational(arguments.conversational)
         return policies, dataclasses.replace(template, conversational=conversational)
     template = make_template(arguments.prompt_style or "compact", domain, False, arguments.history_categories)
     items = prepared.items

@@ -34,6 +34,20 @@ class Policies:
             return get_peft_model(base, self.lora)
         return PeftModel.from_pretrained(base, adapter, is_trainable=True)
 
+    def is_conversational(self, wanted: bool | None) -> bool:
+        """Whether prompts are conversations: as `wanted`, or (None) where the tokenizer has a chat template.
+
+        Raises:
+            ValueError: conversations are wanted of a model without a template.
+        """
+        has_template = self.tokenizer.chat_template is not None
+        if wanted and not has_template:
+            raise ValueError(
+                f"conversational is set, but the tokenizer of {self.tokenizer.name_or_path} has no chat template; "
+                "leave it out, or choose a chat model."
+            )
+        return has_template if wanted is None else wanted
+
 
 def embedded_policies(
     rows: Sequence[Mapping],

@@ -52,7 +52,7 @@ class TrendGrammar:
         largest = max(self.prompts.max_count, self.prompts.max_history or 12, 12)
         return (
             *("[Trend]:", "[Feature]:", "[Integration]:", ",", "."),
-            *("no", "history", "none", "peaked", "at", "window", "windows", "ago", "lately"),
+            *("no", "history", "none", "peak", "peaked", "at", "window", "windows", "ago", "lately"),
             *("rising", "falling", "stable", "from", "to", "in", "month", "age"),
             *("the", "score", "follows", "last", "count", "and", "alone"),
             *self.domain.split(),

@@ -19,7 +19,6 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
-EXPLANATION_START, EXPLANATION_END = "<exp_start>", "<exp_end>"
 SCORE_KEY, EXPLANATION_KEY = "predict_popularity_score", "explanation_of_score"
 
 EMPTY, THINKING, NO_OBJECT = "empty", "thinking not finished", "no answer object"

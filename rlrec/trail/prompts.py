@@ -13,8 +13,10 @@ Departures:
 4. A cold item's history reads "No historical popularity trend.". Table 4 adds "Just Released", which nobody knows.
 5. Titles, categories and descriptions are data: control tokens, tags and the markers in them are defused
    (`rlrec.data.cleaning`), here again for rows that no reader of ours prepared.
-6. The compact style is words and whole numbers, and no JSON: `Horror film month 10 age 4 history 0 4 7 12 score`, then
-   `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing from a word that it sees once.
+6. The compact style is words and whole numbers, and no JSON: `Horror film month 10 age 4 peak 12 ago 1 history 0 4
+   from 7 to 12 score`, then `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing from a
+   word that it sees once. It names the peak and how many windows ago that was: a large model finds them in the
+   history, and one of 0.1 million parameters did not.
 """
 
 import json
@@ -93,7 +95,7 @@ class TrendPrompts:
     ...        "history": [0, 4, 7, 12], "history_cut": 0}
     >>> prompts = TrendPrompts("compact", "film")
     >>> prompts.prompt(row)
-    'Horror film month 10 age 4 history 0 4 7 12 score'
+    'Horror film month 10 age 4 peak 12 ago 1 history 0 4 from 7 to 12 score'
     >>> prompts.answer("9", "[Trend]: rising.")
     '9 <exp_start> [Trend]: rising. <exp_end>'
     >>> print("\\n".join(TrendPrompts("paper", "film").prompt(row).splitlines()[-5:-2]))
@@ -127,6 +129,18 @@ class TrendPrompts:
         """The prompt that asks for the popularity of `row`; there is nothing of the answer in it."""
         text = self._compact(row) if self.style == "compact" else self._paper(row)
         return [{"role": "user", "content": text}] if self.conversational else text
+
+    def until_score(self, row: Mapping) -> str:
+        """The prompt with the beginning of its answer, up to where the score's first character follows.
+
+        Raises:
+            ValueError: conversational prompts, whose answer is not begun for the model.
+        """
+        if self.conversational:
+            raise ValueError("The beginning of an answer cannot be given in a conversation: set --score written.")
+        if self.style == "compact":
+            return self.prompt(row)
+        return f"{self.prompt(row)}{self._template[1].partition('{score}')[0]}"
 
     def answer(self, score: str, explanation: str) -> str:
         """What a model should write: the score, then the explanation between the markers."""
@@ -182,9 +196,15 @@ class TrendPrompts:
     def _compact(self, row: Mapping) -> str:
         history = self.shown(row)
         age = min(len(history) + self.history_cut(row), self.max_count)
-        counts = [str(count) for count in history] or ["none"]
-        words = [*self.category_words(row), self.domain, "month", str(self.month(row)), "age", str(age)]
-        return " ".join([*words, "history", *counts, "score"])
+        words = [*self.category_words(row), self.domain, "month", self.month(row), "age", age]
+        if history:
+            peak = max(history)
+            words += ["peak", peak, "ago", history[::-1].index(peak) + 1, "history", *history[:-2]]
+            words += ["from", history[-2]] if len(history) > 1 else []
+            words += ["to", history[-1]]
+        else:
+            words += ["history", "none"]
+        return " ".join(map(str, [*words, "score"]))
 
     def _paper(self, row: Mapping) -> str:
         values = {

@@ -11,17 +11,20 @@ from transformers import PreTrainedTokenizerBase
 from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
 
 SCORE = re.compile(r'"predict_popularity_score"\s*:\s*"?\s*(-?\d+(?:\.\d+)?)(?=[\s",}])')
+COMPACT_SCORE = re.compile(rf"\s*(\d+)(?=\s+{EXPLANATION_START})")
 PROBLEMS = ("no score", "no explanation between the markers", "answer longer than max_length")
 
 
 def score_span(answer: str) -> tuple[int, int] | None:
-    """First and end character of the score's number in a JSON answer, in quotes or not; None where there is none.
+    """First and end character of the score's number; None where there is none.
+
+    The answer is a JSON object, or the compact style's number before the explanation.
 
     >>> answer = '{"predict_popularity_score": "12.5", "explanation_of_score": "..."}'
     >>> answer[slice(*score_span(answer))], score_span('{"predict_popularity_score": "many"}')
     ('12.5', None)
     """
-    found = SCORE.search(answer)
+    found = COMPACT_SCORE.match(answer) or SCORE.search(answer)
     return found.span(1) if found else None
 
 
