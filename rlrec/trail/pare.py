@@ -96,7 +96,7 @@ class PARE(SavedModel):
         lists = samples["history"].list.tail(width).list.reverse()
         known = lists.list.len().cast(pl.Int64).to_numpy()
         history = np.zeros((samples.height, width), dtype=np.float32)
-        flat = lists.list.explode(keep_nulls=False, empty_as_null=False).to_numpy()
+        flat = lists.explode().drop_nulls().to_numpy()  # an empty list explodes to one null
         starts = np.cumsum(known) - known
         history[np.repeat(np.arange(len(known)), known), np.arange(len(flat)) - np.repeat(starts, known)] = flat
         age = (samples["history"].list.len().cast(pl.Int64) + samples["history_cut"]).to_numpy()
