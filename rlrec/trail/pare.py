@@ -96,7 +96,7 @@ class PARE(SavedModel):
         lists = samples["history"].list.tail(width).list.reverse()
         known = lists.list.len().cast(pl.Int64).to_numpy()
         history = np.zeros((samples.height, width), dtype=np.float32)
-        flat = lists.list.explode(keep_nulls=False, empty_as_null=False).to_numpy()
+        flat = lists.explode().drop_nulls().to_numpy()  # an empty list explodes to one null
         starts = np.cumsum(known) - known
         history[np.repeat(np.arange(len(known)), known), np.arange(len(flat)) - np.repeat(starts, known)] = flat
         age = (samples["history"].list.len().cast(pl.Int64) + samples["history_cut"]).to_numpy()
@@ -185,7 +185,7 @@ def fit_pare(
         seed: of weights and shuffling; the global random state is left as it was.
         dim, period, max_history: see `PARE`.
         epochs, patience: at most, and without a better validation loss.
-        batch_size: None = a 32nd of the training samples, at least 32 and at most 1,024.
+        batch_size: None = a 32nd of the training samples, at least 32 and at most 4,096.
         weight_decay: L2 penalty, as part of Adam's gradient.
         cpu_threads: torch's threads; None keeps torch's setting.
 
@@ -204,7 +204,7 @@ def fit_pare(
         )
     ages = train["history"].list.len().cast(pl.Int64) + train["history_cut"]
     side = dict(zip(items["item_id"], items["categories"].fill_null([]).to_list()))
-    batch_size = batch_size or min(1024, max(32, train.height // 32))
+    batch_size = batch_size or min(4096, max(32, train.height // 32))
     result, stopping = FitResult(), EarlyStopping(patience)
     with torch.random.fork_rng(devices=[]), torch_threads(cpu_threads):
         torch.manual_seed(seed)
