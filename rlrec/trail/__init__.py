@@ -1,4 +1,7 @@
-"""TRAIL: popularity of the next window, predicted and explained (`rlrec.data.popularity` makes the samples).
+"""TRAIL: popularity forecasting with contrastive explanations; `recipes/trail.py` shows the steps."""
 
-`similarity` needs the extra `trail` (numba), so nothing is imported here.
-"""
+from rlrec.trail.arguments import ABLATIONS, TRAILArguments
+from rlrec.trail.config import TRAILConfig
+from rlrec.trail.run import TRAILRun
+
+__all__ = ["ABLATIONS", "TRAILArguments", "TRAILConfig", "TRAILRun"]

@@ -28,10 +28,9 @@ from pathlib import Path
 
 from rlrec.data.cleaning import MAX_TEXT_LENGTH, clean_text, clean_title
 from rlrec.data.prompts import category_words
+from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
 from rlrec.trail.output import (
-    EXPLANATION_END,
     EXPLANATION_KEY,
-    EXPLANATION_START,
     SCORE_KEY,
     Answer,
     parse_answer,

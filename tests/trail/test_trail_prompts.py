@@ -81,10 +81,24 @@ def test_compact_style_caps_counts_and_windows():
     prompts = TrendPrompts("compact", "baby product", max_count=20)
     row = {**DRYING_RACK, "history": [300, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 25]}
     assert prompts.prompt(row) == (
-        "Baby Kitchen-&-Dining baby product month 6 age 13 history 1 2 3 4 5 6 7 8 9 10 11 20 score"
+        "Baby Kitchen-&-Dining baby product month 6 age 13 peak 20 ago 1 history 1 2 3 4 5 6 7 8 9 10 from 11 to 20 "
+        "score"
     )
+    one, none = ({**row, "history": history} for history in ([4], []))
+    assert prompts.prompt(one).endswith(" age 1 peak 4 ago 1 history to 4 score")
+    assert prompts.prompt(none).endswith(" age 0 history none score")
+    assert prompts.until_score(one) == prompts.prompt(one)
     assert prompts.score(25) == "20"
     assert prompts.answer("20", "[Trend]: up.") == "20 <exp_start> [Trend]: up. <exp_end>"
+
+
+def test_the_answer_is_begun_up_to_its_score():
+    prompts = TrendPrompts()
+    begun = prompts.until_score(DRYING_RACK)
+    assert begun.startswith(prompts.prompt(DRYING_RACK))
+    assert begun.endswith('\n{"predict_popularity_score": "')
+    with pytest.raises(ValueError, match="cannot be given in a conversation: set --score written"):
+        TrendPrompts(conversational=True).until_score(DRYING_RACK)
 
 
 def test_what_an_item_says_is_data():
