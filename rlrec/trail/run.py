@@ -51,7 +51,7 @@ from rlrec.trail.markers import add_markers
 from rlrec.trail.output import Answer, summarise_answers
 from rlrec.trail.pare import fit_pare
 from rlrec.trail.prompts import TrendPrompts
-from rlrec.trail.trainer import TRAILTrainer
+from rlrec.trail.trainer import TRAILTrainer, check_batches
 from rlrec.trail.trends import check_trends, summarise_trends, trend_class
 from rlrec.trail.writing import draw_answers, training_rows, write_answers
 
@@ -82,6 +82,9 @@ class TRAILRun(Run):
         super().__init__(arguments, data, policy, config)
         if arguments.few_shot and policy.model_name_or_path == "tiny":
             raise ValueError("few_shot is set, but the embedded policy reads one sample at a time: leave it out.")
+        if policy.prompt_style == "paper" and policy.model_name_or_path == "tiny":
+            raise ValueError("prompt_style is 'paper', but the embedded policy reads compact prompts: leave it out.")
+        check_batches(config, self.state.num_processes)
         self.prepared = load_prepared(data, self.seed, self.state.print)
         self.popularity = popularity_data(
             self.prepared,
@@ -173,7 +176,7 @@ class TRAILRun(Run):
         scores = answers["score"].cast(pl.Float64).to_numpy()
         if self.arguments.score == "expected":
             scores = self._expected(adapter)
-        self.texts[name] = answers["text"].to_list()
+        self.texts[name] = answers["explanation"].to_list()
         self._add_ranking(name, scores)
         counted = summarise_answers(Answer(**row) for row in answers.select(Answer._fields).iter_rows(named=True))
         shares = {key: counted[key] / counted["answers"] for key in ("malformed", "repaired", "cut")}
@@ -186,6 +189,14 @@ class TRAILRun(Run):
         """Write the results, users.parquet and explanations.parquet, tables, pictures and model card."""
         if self.state.is_main_process:
             write_parquet_atomic(self.output / "users.parquet", self.users)
+            judged = (
+                self.samples["test"]
+                .select("description", "history", "window_start", "popularity")
+                .with_columns(
+                    score=pl.Series(self.scores["trail"]), explanation=pl.Series(self.texts["trail"], dtype=pl.String)
+                )
+            )
+            write_parquet_atomic(self.output / "explanations.parquet", judged)
         self.write(self.prepared, self.samples, popularity=self.popularity.metadata, dropped=self.counts)
 
     # -- parts --------------------------------------------------------------------------------------------------------

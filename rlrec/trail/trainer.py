@@ -176,16 +176,7 @@ class TRAILTrainer(SFTTrainer):
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise ValueError("Context and sequence parallelism split an explanation over ranks: switch them off.")
-        sizes = {"per_device_train_batch_size": self.args.per_device_train_batch_size}
-        if self.eval_dataset is not None:
-            sizes["per_device_eval_batch_size"] = self.args.per_device_eval_batch_size
-        for name, size in sizes.items():
-            size *= self.accelerator.num_processes
-            if size < self.args.num_positives + 2:
-                raise ValueError(
-                    f"{name} makes batches of {size} over all ranks: with {self.args.num_positives} positives, no "
-                    f"sample has a negative. Raise it to {self.args.num_positives + 2} over all ranks, or more."
-                )
+        check_batches(self.args, self.accelerator.num_processes, self.eval_dataset is not None)
 
     # -- data ---------------------------------------------------------------------------------------------------------
     def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
@@ -315,6 +306,18 @@ class TRAILTrainer(SFTTrainer):
         super()._load_best_model()
         if self.contrasts:
             load_projection_head(self._causal_lm(), self.state.best_model_checkpoint)
+
+
+def check_batches(args: TRAILConfig, ranks: int, evaluates: bool = True) -> None:
+    """Raise ValueError where no sample of a batch over all ranks could have a negative."""
+    names = ["per_device_train_batch_size", *(["per_device_eval_batch_size"] if evaluates else [])]
+    for name in names if args.lambda_con else ():
+        size = getattr(args, name) * ranks
+        if size < args.num_positives + 2:
+            raise ValueError(
+                f"{name} makes batches of {size} over all ranks: with {args.num_positives} positives, no sample has a "
+                f"negative. Raise it to {args.num_positives + 2} over all ranks, or more."
+            )
 
 
 def add_explanations(model, start_id: int, end_id: int) -> None:
