@@ -55,6 +55,14 @@ class TRAILConfig(SFTConfig):
         },
     )
 
+    explanation_share: float = field(
+        default=0.0,
+        metadata={
+            "help": "Share of the explanation's tokens, drawn once, that are labels in training too. The paper has "
+            "none; a model that forgets how to write while it learns to predict needs some."
+        },
+    )
+
     # Parameters that control the contrastive term
     lambda_con: float = field(
         default=0.1,
@@ -88,6 +96,8 @@ class TRAILConfig(SFTConfig):
             )
         if not self.supervise and self.lambda_con == 0:
             raise ValueError("supervise=False and lambda_con=0 leave nothing to train on; switch one of them on.")
+        if not 0 <= self.explanation_share <= 1:
+            raise ValueError(f"explanation_share is {self.explanation_share}, but must lie between 0 and 1.")
         if self.lambda_con < 0 or self.temperature <= 0 or self.num_positives < 1:
             raise ValueError(
                 f"lambda_con ({self.lambda_con}) must not be negative, temperature ({self.temperature}) must be above "

@@ -5,7 +5,7 @@ as many invented histories as real ones, so that it has seen every number. What 
 training is therefore what last-window popularity knows.
 
 A number is one token, and the tokens of numbers start near those of their neighbours (waves in the logarithm, of eight
-lengths): 0.1 million parameters do not find out from a few thousand histories that 41 is nearly 40.
+lengths): 0.1 million parameters do not find out from a few thousand histories that 34 is nearly 40.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,7 +33,7 @@ from rlrec.trail.grammar import TrendGrammar
 from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
 from rlrec.trail.prompts import COMPACT_WINDOWS
 
-VERSION = 1  # part of the cache key: raise it when the bootstrap changes
+VERSION = 2  # part of the cache key: raise it when the bootstrap changes
 READ = ("categories", "window_start", "history", "history_cut")
 WAVES = 8
 
@@ -69,7 +69,7 @@ def bootstrap(
     tokenizer = build_tokenizer([], [*grammar.words, EXPLANATION_START, EXPLANATION_END, *categories])
     tokenizer.add_tokens([EXPLANATION_START, EXPLANATION_END])  # known already: now they are never taken apart
     model = small_llama(LlamaForCausalLM, tokenizer, config)
-    _place_numbers(model, tokenizer, prompts.max_count, config.embedding_std)
+    _place_numbers(model, tokenizer, prompts.scale, config.embedding_std)
     optimizer = bootstrap_optimizer(model, config)
     with tqdm(total=config.template_steps, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
         for step in range(config.template_steps):
@@ -106,9 +106,9 @@ def _invented(row: Mapping, largest: int, rng: np.random.Generator) -> dict:
     return {**row, "history": counts.tolist(), "history_cut": 0}
 
 
-def _place_numbers(model, tokenizer, largest: int, std: float) -> None:
-    ids = tokenizer.convert_tokens_to_ids([str(n) for n in range(largest + 1)])
-    phases = torch.arange(largest + 1).log1p()[:, None] * 2.0 ** torch.arange(-1, WAVES - 1)
+def _place_numbers(model, tokenizer, numbers: Sequence[int], std: float) -> None:
+    ids = tokenizer.convert_tokens_to_ids([str(number) for number in numbers])
+    phases = torch.tensor(numbers).log1p()[:, None] * 2.0 ** torch.arange(-1, WAVES - 1)
     waves = torch.cat((phases.sin(), phases.cos()), dim=1) * std * 2**0.5
     with torch.no_grad():
         model.get_input_embeddings().weight[ids, : waves.shape[1]] = waves

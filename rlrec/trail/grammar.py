@@ -49,14 +49,14 @@ class TrendGrammar:
     @property
     def words(self) -> tuple[str, ...]:
         """Every word of prompts and explanations but the categories."""
-        largest = max(self.prompts.max_count, self.prompts.max_history or 12, 12)
+        months_or_windows = range(max(self.prompts.max_history or 12, 12) + 1)
         return (
             *("[Trend]:", "[Feature]:", "[Integration]:", ",", "."),
             *("no", "history", "none", "peak", "peaked", "at", "window", "windows", "ago", "lately"),
             *("rising", "falling", "stable", "from", "to", "in", "month", "age"),
             *("the", "score", "follows", "last", "count", "and", "alone"),
             *self.domain.split(),
-            *map(str, range(largest + 1)),
+            *map(str, sorted({*self.prompts.scale, *months_or_windows})),
         )
 
     def draw(self, row: Mapping, rng: np.random.Generator) -> str:

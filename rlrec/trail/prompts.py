@@ -19,6 +19,7 @@ Departures:
    history, and one of 0.1 million parameters did not.
 """
 
+import bisect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -42,6 +43,7 @@ __all__ = ["EXPLANATION_END", "EXPLANATION_START", "TrendPrompts"]
 NO_HISTORY = "No historical popularity trend."
 NO_DESCRIPTION = "no description"
 COMPACT_WINDOWS = 12
+STEP = 1.19
 ANSWER_LINE = "### Answer:"
 PLACES = ("description", "history", "timestamp")
 ANSWER_PLACES = ("score", "explanation")
@@ -81,7 +83,8 @@ class TrendPrompts:
         domain: singular word for an item ("movie" in the paper).
         conversational: wrap prompts as one user message, for models with a chat template.
         max_history: windows printed at most, the newest; None: all in the paper style, 12 in the compact style.
-        max_count: compact style: the largest number written; what is above is written as this.
+        max_count: compact style: the largest number; what is above is written as this. Numbers above 10 are written in
+            steps of about a fifth (`scale`), so that each is seen often enough to be learned.
         window_days: length of a window.
         template_file: a text file instead of `TEMPLATE`, with the places {description}, {history} and {timestamp}
             (and {domain}, {a_domain}, {Domain} where wanted), a line "### Answer:", and after it the answer: a JSON
@@ -107,10 +110,11 @@ class TrendPrompts:
     domain: str = "movie"
     conversational: bool = False
     max_history: int | None = None
-    max_count: int = 99
+    max_count: int = 999
     window_days: int = 30
     template_file: str | None = None
     _template: tuple[str, str] = field(init=False, repr=False)
+    scale: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self):
         if self.style not in ("paper", "compact"):
@@ -123,6 +127,7 @@ class TrendPrompts:
         if self.style == "compact" and self.template_file is not None:
             raise ValueError("template_file is for the prompt style 'paper'; the compact style has no template.")
         object.__setattr__(self, "_template", _read_template(self.template_file))
+        object.__setattr__(self, "scale", _scale(self.max_count))
 
     def prompt(self, row: Mapping) -> str | list[dict]:
         """The prompt that asks for the popularity of `row`; there is nothing of the answer in it."""
@@ -151,10 +156,18 @@ class TrendPrompts:
         )
 
     def score(self, popularity: float) -> str:
-        """A popularity as an answer spells it: 7, 6.5, and in the compact style whole and at most `max_count`."""
+        """A popularity as an answer spells it: 7, 6.5, and in the compact style a number of `scale`."""
         if self.style == "compact":
-            return str(min(round(popularity), self.max_count))
+            return str(self._on_scale(popularity))
         return str(int(popularity)) if popularity == int(popularity) else str(popularity)
+
+    def _on_scale(self, count: float) -> int:
+        """The number of `scale` that is nearest, the lower one of two."""
+        above = bisect.bisect_left(self.scale, count)
+        if above == len(self.scale):
+            return self.max_count
+        near = self.scale[max(above - 1, 0) : above + 1]
+        return min(near, key=lambda number: abs(number - count))
 
     def parse(self, text: str) -> Answer:
         """Score and explanation of a text that a model wrote; never raises."""
@@ -178,7 +191,7 @@ class TrendPrompts:
         limit = self.max_history or (COMPACT_WINDOWS if self.style == "compact" else None)
         history = [int(count) for count in row["history"] or []]
         history = history if limit is None else history[-limit:]
-        return [min(count, self.max_count) for count in history] if self.style == "compact" else history
+        return [self._on_scale(count) for count in history] if self.style == "compact" else history
 
     def history_cut(self, row: Mapping) -> int:
         """How many windows since the item's first interaction the prompt leaves out."""
@@ -194,7 +207,7 @@ class TrendPrompts:
 
     def _compact(self, row: Mapping) -> str:
         history = self.shown(row)
-        age = min(len(history) + self.history_cut(row), self.max_count)
+        age = self._on_scale(len(history) + self.history_cut(row))
         words = [*self.category_words(row), self.domain, "month", self.month(row), "age", age]
         if history:
             peak = max(history)
@@ -232,6 +245,18 @@ class TrendPrompts:
         starts = (end - timedelta(days=self.window_days * back) for back in range(len(history), 0, -1))
         printed = [f"{start:%Y-%m}: {count}" for start, count in zip(starts, history)]
         return ", ".join(["...", *printed] if self.history_cut(row) else printed)
+
+
+def _scale(largest: int) -> tuple[int, ...]:
+    """0 to 10, then in steps of about a fifth.
+
+    >>> _scale(40)[10:]
+    (10, 12, 14, 17, 20, 24, 28, 34, 40)
+    """
+    numbers = list(range(min(10, largest) + 1))
+    while numbers[-1] < largest:
+        numbers.append(min(round(10 * STEP ** (len(numbers) - 10)), largest))
+    return tuple(numbers)
 
 
 def _day(seconds: int) -> datetime:

@@ -101,7 +101,7 @@ class TRAILRun(Run):
         self.claim_folder()
         self.policies, self.prompts = self._load_policies()
         if arguments.score == "expected":
-            self.numbers = range(self.prompts.max_count + 1)
+            self.numbers = self.prompts.scale
             number_tokens(self.policies.tokenizer, self.numbers)
         self.users: pl.DataFrame | None = None
         self.counts: dict[str, Mapping] = {}
@@ -217,7 +217,7 @@ class TRAILRun(Run):
         )
         lora = lora_config(policy)
         if embedded:
-            config = TinyConfig(template_steps=policy.template_steps, seed=self.seed)
+            config = TinyConfig(template_steps=policy.template_steps, batch_size=64, seed=self.seed)
             rows = self.samples["train"].to_dicts()
             return embedded_trend_policies(rows, TrendGrammar(prompts), config, lora), prompts
         policies = pretrained_policies(

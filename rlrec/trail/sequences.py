@@ -3,6 +3,7 @@
 The tokens after the end marker are in no loss: nothing after them is a label or an explanation's embedding.
 """
 
+import random
 import re
 from collections.abc import Mapping
 
@@ -58,10 +59,13 @@ def encode(
     max_length: int | None = None,
     require_explanation: bool = True,
     supervise_score_end: bool = True,
+    explanation_share: float = 0.0,
+    supervise: bool = True,
 ) -> dict:
     """`input_ids` and `labels` of a row with `prompt` and `completion` (the answer, or one message that holds it).
 
-    Prompt and answer are tokenized apart, since at inference the prompt is tokenized alone.
+    Prompt and answer are tokenized apart, since at inference the prompt is tokenized alone. A share of the answer's
+    tokens, drawn by a hash of it, can be labels too, and without `supervise` alone.
 
     Returns:
         Also `cut` (the prompt's start was left out) and `problem`: empty, or one of `PROBLEMS` and then no ids.
@@ -84,6 +88,10 @@ def encode(
         token if start < end and stop > first and start < stop else -100
         for token, (start, stop) in zip(ids, encoded["offset_mapping"])
     ]
+    if explanation_share:
+        drawn = random.Random(answer).random  # the same tokens whenever the row is encoded
+        scored = labels if supervise else [-100] * len(ids)
+        labels = [token if drawn() < explanation_share else label for token, label in zip(ids, scored)]
     return {
         "input_ids": kept + ids,
         "labels": [-100] * len(kept) + labels,

@@ -10,7 +10,9 @@ Departures (those of eqs. 7 and 8: rlrec/trail/contrastive.py; of eq. 6: rlrec/t
 1. Eq. 9's probabilities are the model's, over tokens: L_sup is the mean cross entropy of the score's tokens over an
    optimizer step. The token after its last digit counts among them (`supervise_score_end`).
 2. A sequence that is too long loses the start of its prompt, where the paper cuts its end, which is the answer.
-3. Positives and negatives come from one micro-batch, gathered over ranks. Gradient accumulation, 4 in the paper
+3. `explanation_share` (0, the paper's way) labels that share of the explanation's tokens too, in all ablations. L_sup
+   says nothing about the text: the small embedded model, trained without, forgot within 450 steps how to write.
+4. Positives and negatives come from one micro-batch, gathered over ranks. Gradient accumulation, 4 in the paper
    "to enlarge the effective batch size", averages the losses of micro-batches and adds no negative to any of them.
 """
 
@@ -191,6 +193,9 @@ class TRAILTrainer(SFTTrainer):
                     "max_length": args.max_length,
                     "require_explanation": self.contrasts,
                     "supervise_score_end": args.supervise_score_end,
+                    # in evaluation the score alone, whose loss says when to stop
+                    "explanation_share": args.explanation_share if dataset_name == "train" else 0.0,
+                    "supervise": args.supervise,
                 },
                 remove_columns=["prompt", "completion"],
                 num_proc=args.dataset_num_proc,
@@ -248,7 +253,7 @@ class TRAILTrainer(SFTTrainer):
         # Where TRL has divided L_sup by the tokens of the whole step, the trainer divides nothing by its micro-batches
         steps = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
         self._log_value("loss_sup", self.accelerator.reduce(loss.detach(), reduction="mean").item() * steps)
-        if not self.args.supervise:
+        if not self.args.supervise and not self.args.explanation_share:
             loss = 0.0 * loss  # not left out: DDP waits for a gradient of every parameter
         if self.contrasts:
             loss = loss + self.args.lambda_con * self._contrastive_loss(output.explanations, columns) / steps

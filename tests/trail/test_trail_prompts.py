@@ -81,7 +81,7 @@ def test_compact_style_caps_counts_and_windows():
     prompts = TrendPrompts("compact", "baby product", max_count=20)
     row = {**DRYING_RACK, "history": [300, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 25]}
     assert prompts.prompt(row) == (
-        "Baby Kitchen-&-Dining baby product month 6 age 13 peak 20 ago 1 history 1 2 3 4 5 6 7 8 9 10 from 11 to 20 "
+        "Baby Kitchen-&-Dining baby product month 6 age 12 peak 20 ago 1 history 1 2 3 4 5 6 7 8 9 10 from 10 to 20 "
         "score"
     )
     one, none = ({**row, "history": history} for history in ([4], []))

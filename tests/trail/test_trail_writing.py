@@ -180,7 +180,7 @@ def test_drawn_answers_are_whole_true_and_label_blind():
     assert summarise_trends(checks)["trend_accuracy"] == 1.0
     rows, counts = training_rows(SAMPLES, answers, PROMPTS)
     assert counts == {"samples": 7, "kept": 7}
-    assert rows[6]["completion"] == f"99 <exp_start> {answers['explanation'][6]} <exp_end>"
+    assert rows[6]["completion"] == f"162 <exp_start> {answers['explanation'][6]} <exp_end>"
 
 
 if __name__ == "__main__":  # one of the two ranks

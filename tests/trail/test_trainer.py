@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, LlamaForCausalLM
 
 from rlrec.trail.contrastive import load_projection_head
 from rlrec.trail.markers import add_markers, marker_ids, paper_lora, train_markers
-from rlrec.trail.sequences import encode
+from rlrec.trail.sequences import encode, score_span
 
 
 def logged(run, name):
@@ -48,6 +48,29 @@ def test_only_the_score_is_a_label(end, expected):
     assert tokenizer.decode(encoded["input_ids"]) == row["prompt"] + row["completion"]
     assert len(encoded["labels"]) == len(encoded["input_ids"])
     assert all(label in (-100, token) for label, token in zip(encoded["labels"], encoded["input_ids"]))
+
+
+def test_a_share_of_the_explanation_can_be_labelled_too():
+    tokenizer = tiny.tokenizer()
+    add_markers(tiny.language_model(), tokenizer)
+    row = {"prompt": "p", "completion": tiny.answer("12", "up and up and up and down and down")}
+    scored = [label != -100 for label in encode(row, tokenizer)["labels"]]
+    whole = encode(row, tokenizer, explanation_share=1.0)
+    answer = len(tokenizer(row["completion"], add_special_tokens=False)["input_ids"])
+    assert whole["labels"][-answer:] == whole["input_ids"][-answer:]
+    assert set(whole["labels"][:-answer]) == {-100}
+    half = encode(row, tokenizer, explanation_share=0.5)
+    labelled = [label != -100 for label in half["labels"]]
+    assert sum(scored) < sum(labelled) < answer
+    assert all(label for label, score in zip(labelled, scored) if score)
+    assert half == encode(row, tokenizer, explanation_share=0.5)  # drawn once
+    text_alone = encode(row, tokenizer, explanation_share=0.5, supervise=False)["labels"]
+    assert 0 < sum(label != -100 for label in text_alone) < sum(labelled)
+
+
+def test_the_compact_style_has_its_score_in_front():
+    assert score_span("12 <exp_start> [Trend]: peaked at 7 <exp_end>") == (0, 2)
+    assert score_span("peaked at 12 <exp_start>") is None
 
 
 def test_a_number_without_quotes_and_a_message():
