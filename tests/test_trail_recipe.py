@@ -65,7 +65,9 @@ def test_both_terms_are_logged_and_an_ablation_lacks_its_own(finished):
         assert all(math.isfinite(value) for value in logged(stage, "loss_sup") + logged(stage, "loss_con"))
     assert logged("trail_without_con", "loss_con") == []
     assert len(logged("trail_without_con", "eval_loss_sup")) == 2
-    assert logged("trail", "loss_sup")[-1] < logged("trail_without_sup", "loss_sup")[-1]
+    assert logged("trail", "eval_loss_sup")[-1] < logged("trail_without_sup", "eval_loss_sup")[-1]
+    counts = json.loads((finished[0] / "stages" / "trail" / "prepared.json").read_text())
+    assert counts == {"train": {"rows": 200, "cut": 0}, "eval": {"rows": 38, "cut": 0}}
 
 
 def test_a_finished_run_is_read_and_not_trained_again(finished, monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ Paper: "Following the TRAIL" (2026), section 4 and appendix A. Departures beside
 1. The explanations to train on are written once, by the untuned model (or drawn from the embedded grammar); they do
    not change while the model learns.
 2. Early stopping looks at L_sup of the validation window, not at the sum: L_con depends on who shares a batch. The
-   ablation without L_sup has no such signal and trains all its steps.
+   ablation without L_sup has no such signal and keeps its last step.
 """
 
 import copy
@@ -35,7 +35,7 @@ from rlrec.experiment import Run, load_prepared, lora_config
 from rlrec.policies.loading import Policies, pretrained_policies
 from rlrec.policies.numbers import expected_numbers, number_tokens
 from rlrec.policies.tiny import TinyConfig
-from rlrec.results import write_log_history, write_parquet_atomic
+from rlrec.results import to_json, write_log_history, write_parquet_atomic, write_text_atomic
 from rlrec.trail.arguments import TRAILArguments
 from rlrec.trail.baselines import (
     choose_windows,
@@ -101,10 +101,12 @@ class TRAILRun(Run):
         self.claim_folder()
         self.policies, self.prompts = self._load_policies()
         if arguments.score == "expected":
+            self.prompts.until_score(self.samples["test"].row(0, named=True))  # refuses conversations
             self.numbers = self.prompts.scale
             number_tokens(self.policies.tokenizer, self.numbers)
         self.users: pl.DataFrame | None = None
         self.counts: dict[str, Mapping] = {}
+        self.written: dict[str, pl.Series] = {}  # scores as they stand in the answers
 
     # -- the steps ----------------------------------------------------------------------------------------------------
     def add_baselines(self) -> None:
@@ -150,9 +152,8 @@ class TRAILRun(Run):
         stage = PolicyStage(self.output / "stages" / name)
         if not stage.done:
             self.state.print(f"Stage {name}: {len(datasets['train']):,} answers")
-            config = dataclasses.replace(
-                self.config, output_dir=str(stage.folder), **self._stopping(self.config), **changes
-            )
+            config = dataclasses.replace(self.config, output_dir=str(stage.folder), **changes)
+            config = dataclasses.replace(config, **_evaluation(config))
             set_seed(self.seed)
             trainer = TRAILTrainer(
                 self.policies.load_base(),
@@ -164,7 +165,10 @@ class TRAILRun(Run):
                 peft_config=_with_rank(self.policies.lora, rank),
                 callbacks=[EarlyStoppingCallback(self.arguments.patience)] if config.supervise else [],
             )
+            prepared = trainer.prepared
             finish_stage(stage, trainer, _checkpoint(stage.folder))
+            if self.state.is_main_process:
+                write_text_atomic(stage.folder / "prepared.json", to_json(prepared) + "\n")
         if self.state.is_main_process:
             write_log_history(self.output, name, stage.log_history)
         return stage.adapter
@@ -177,6 +181,7 @@ class TRAILRun(Run):
         if self.arguments.score == "expected":
             scores = self._expected(adapter)
         self.texts[name] = answers["explanation"].to_list()
+        self.written[name] = answers["score"]
         self._add_ranking(name, scores)
         counted = summarise_answers(Answer(**row) for row in answers.select(Answer._fields).iter_rows(named=True))
         shares = {key: counted[key] / counted["answers"] for key in ("malformed", "repaired", "cut")}
@@ -192,9 +197,7 @@ class TRAILRun(Run):
             judged = (
                 self.samples["test"]
                 .select("description", "history", "window_start", "popularity")
-                .with_columns(
-                    score=pl.Series(self.scores["trail"]), explanation=pl.Series(self.texts["trail"], dtype=pl.String)
-                )
+                .with_columns(score=self.written["trail"], explanation=pl.Series(self.texts["trail"], dtype=pl.String))
             )
             write_parquet_atomic(self.output / "explanations.parquet", judged)
         self.write(self.prepared, self.samples, popularity=self.popularity.metadata, dropped=self.counts)
@@ -229,16 +232,6 @@ class TRAILRun(Run):
         )
         conversational = policies.is_conversational(policy.conversational)
         return _with_markers(policies), dataclasses.replace(prompts, conversational=conversational)
-
-    def _stopping(self, config: TRAILConfig) -> dict:
-        """Early stopping on L_sup, evaluated whenever a checkpoint is saved."""
-        return {
-            "eval_strategy": config.save_strategy,
-            "eval_steps": config.save_steps,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "eval_loss_sup",
-            "greater_is_better": False,
-        }
 
     def _item_embeddings(self) -> np.ndarray:
         """(M, d) of the items' texts, as the paper's prompt describes them; zeros for items without any."""
@@ -304,6 +297,15 @@ def _at_most(samples: pl.DataFrame, count: int | None, seed: int) -> pl.DataFram
         return samples
     chosen = np.random.default_rng(seed).choice(len(samples), size=count, replace=False)
     return samples[np.sort(chosen)]
+
+
+def _evaluation(config: TRAILConfig) -> dict:
+    """Evaluate whenever a checkpoint is saved; keep the one with the least L_sup, where that is trained."""
+    evaluate = {"eval_strategy": config.save_strategy, "eval_steps": config.save_steps}
+    if not config.supervise:
+        return evaluate
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss_sup", "greater_is_better": False}
+    return evaluate | best
 
 
 def _with_rank(lora: LoraConfig, rank: int | None) -> LoraConfig:
