@@ -101,7 +101,7 @@ def _liked(case: Mapping) -> str:
 # -- rankings ---------------------------------------------------------------------------------------------------------
 def _ranked_cases(predictions: pl.DataFrame, before: str, after: str) -> tuple[str, list[tuple[str, Lines]]]:
     places = {row: _places(predictions, predictions[f"score_{row}"]) for row in (before, after)}
-    trends = [trend_class(history or []) for history in predictions["history"]]
+    trends = [trend_class(history or []) for history in predictions["history"].to_list()]
     cold = pl.col("history").list.sum().fill_null(0) < COLD_USERS
     samples = predictions.with_columns(
         pl.when(cold).then(pl.lit("cold")).otherwise(pl.Series(trends, dtype=pl.String)).alias("kind"),

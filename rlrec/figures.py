@@ -199,7 +199,7 @@ def group_bars(
         return None
     panels = [[group for group in groups if (group in ("cold", "warm")) == by_age] for by_age in (True, False)]
     panels = [panel for panel in panels if panel]
-    figure = Figure(figsize=(2.0 + 0.42 * len(groups) * (len(rows) + 1), 4.0), layout="constrained")
+    figure = Figure(figsize=(1.5 + 0.32 * len(groups) * (len(rows) + 1), 4.0), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=list(map(len, panels)))[0]
     width = 0.82 / len(rows)
     bounded = False
@@ -215,9 +215,10 @@ def group_bars(
                 axis.bar(middle, mean, width=0.92 * width, color=color, zorder=2, **hatch)
                 if deviation:
                     axis.errorbar(middle, mean, yerr=deviation, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
-                text = axis.annotate(f"{mean:.3f}", (middle, mean + deviation), xytext=(0, 2), fontsize=7.5, color=INK,
-                                     textcoords="offset points", ha="center", va="bottom", zorder=5)  # fmt: skip
-                text.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+                # on white, because the upper bound may lie right behind it
+                axis.annotate(f"{mean:.3f}", (middle, mean + deviation), xytext=(0, 3), textcoords="offset points",
+                              ha="center", va="bottom", fontsize=7.5, color=INK, zorder=5,
+                              bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
             if (UPPER_BOUND, name) in lines:
                 bounded = True
                 axis.hlines(lines[UPPER_BOUND, name]["mean"], place - 0.45, place + 0.45, color=MUTED, linewidth=1.2,
@@ -226,6 +227,7 @@ def group_bars(
         axis.set_xlim(-0.55, len(panel) - 0.45)
         axis.margins(y=0.1)
         plain_axes(axis, "y")
+        axis.tick_params(axis="y", length=0)
         axis.tick_params(axis="x", length=0, labelsize=9.5, labelcolor=INK)
     axes[0].set_ylabel(metric_label(metric, arrow=True), color=INK, fontsize=10)
     handles = [Patch(facecolor=color, label=row_label(row), **hatch)

@@ -78,12 +78,12 @@ def loss_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:
         for stage, (training, validation) in stages.items():
             _draw(axis, training, colors[stage])
             if validation:
-                steps, values = _mean(validation)
+                steps, values = mean_curve(validation)
                 dots = {"marker": "o", "markersize": 3, "markerfacecolor": "white"}
                 axis.plot(steps, values, color=colors[stage], linewidth=1.4, linestyle=(0, (4, 2)), **dots)
                 validated = True
         _dress(axis, LOSSES[loss])
-    handles = [Line2D([], [], color=colors[stage], linewidth=2.2, label=_stage_or_row(stage)) for stage in drawn]
+    handles = [Line2D([], [], color=colors[stage], linewidth=2.2, label=stage_or_row(stage)) for stage in drawn]
     if validated:
         handles.append(Line2D([], [], color=MUTED, linewidth=1.4, linestyle=(0, (4, 2)), label="dashed: validation"))
     if len(runs) > 1:
@@ -105,12 +105,12 @@ def _draw(axis, seeds: Sequence[Curve], color: str, label: str | None = None) ->
     several = len(seeds) > 1
     for steps, values in seeds:
         axis.plot(steps, values, color=color, alpha=0.3, linewidth=0.9)
-    steps, mean = _mean(seeds)
+    steps, mean = mean_curve(seeds)
     label = f"{label}, mean of {len(seeds)} seeds" if label and several else label
     axis.plot(steps, smooth(mean), color=color, linewidth=2.2, label=label)
 
 
-def _mean(seeds: Sequence[Curve]) -> Curve:
+def mean_curve(seeds: Sequence[Curve]) -> Curve:
     """Mean of the seeds' curves as far as all of them go; early stopping ends some sooner."""
     if len(seeds) == 1:
         return seeds[0]
@@ -143,7 +143,7 @@ def stage_label(stage: str) -> str:
     return known.get(name, name.replace("_", " ")) + (f", round {suffix}" if suffix else "")
 
 
-def _stage_or_row(stage: str) -> str:
+def stage_or_row(stage: str) -> str:
     """A stage that trains a row of the tables by that row's label."""
     return stage_label(stage) if row_base(stage) is None else row_label(stage)
 
