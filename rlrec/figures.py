@@ -1,17 +1,17 @@
-"""Pictures from results: reward curves per stage (ExpCTR's Figure 3), and AUC, or RMSE beside AUC, of every row.
+"""Pictures from results: AUC of every row, RMSE beside AUC, HR@10 beside NDCG@10, and HR@10 by group of items.
 
 Needs the `plot` extra. Nothing here opens a window: figures are drawn on matplotlib's Agg canvas and saved as PNG.
 """
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from rlrec.tables import HEURISTICS, metric_label, row_base, row_label
+from rlrec.row_names import HEURISTICS, UPPER_BOUND, row_base, row_label
+from rlrec.tables import RANKINGS, groups_of, metric_label
 
 try:
     from matplotlib.figure import Figure
@@ -26,82 +26,16 @@ INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey for what uses no text and no training.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KINDS = {  # kind: (colour, bases)
-    "heuristic, no text": ("#b8bec7", tuple(HEURISTICS)),
+    "heuristic, no text": ("#b8bec7", (*HEURISTICS, "random")),
     "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec", "bert4rec", "gru", "ncf", "recpie_free")),
-    "untuned LLM": ("#E69F00", ("icl",)),
+    "popularity model": ("#0072B2", ("pare",)),
+    "untuned LLM": ("#E69F00", ("icl", "llm")),
     "explanations alone": ("#D55E00", ("expctr_llm",)),
     "recommender + explanations": ("#009E73", ("expctr_aug", "recpie")),
+    "fine-tuned LLM": ("#009E73", ("trail",)),
     "other": ("#8f7fb5", ()),
 }
 HATCHED = ("heuristic, no text",)
-
-
-def reward_curves(runs: Sequence[Mapping[str, Sequence[Mapping]]], path: str | Path, title: str = "") -> Path | None:
-    """Draw the mean reward over steps, one panel per stage, and save it; None when no run logged a reward.
-
-    Args:
-        runs: per seed, {stage: trainer log history}. Drawn are each reward function's own mean
-            ("rewards/<name>/mean"), or "reward" where those are missing. With several seeds the line is their mean,
-            the thin lines are the seeds; lines are smoothed by a centred mean over a tenth of the steps.
-        path: of the PNG.
-        title: above the panels.
-    """
-    stages = list(dict.fromkeys(stage for run in runs for stage in run))
-    series = {stage: _reward_series([run[stage] for run in runs if stage in run]) for stage in stages}
-    series = {stage: curves for stage, curves in series.items() if curves}
-    if not series:
-        return None
-    figure = Figure(figsize=(1.2 + 3.6 * len(series), 3.4), layout="constrained")
-    axes = figure.subplots(1, len(series), squeeze=False)[0]
-    for axis, (stage, curves) in zip(axes, series.items()):
-        for color, (name, seeds) in zip(COLORS * len(curves), curves.items()):
-            for steps, rewards in seeds:
-                thin = len(seeds) > 1
-                axis.plot(steps, rewards, color=color, alpha=0.3, linewidth=0.9)
-                if not thin:
-                    axis.plot(steps, smooth(rewards), color=color, linewidth=2.2, label=name)
-            if len(seeds) > 1:
-                steps = np.unique(np.concatenate([steps for steps, _ in seeds]))
-                mean = np.mean([np.interp(steps, *seed) for seed in seeds], axis=0)
-                axis.plot(steps, smooth(mean), color=color, linewidth=2.2, label=f"{name}, mean of {len(seeds)} seeds")
-        axis.set_title(stage_label(stage), color=INK, fontsize=11, loc="left", pad=8)
-        axis.set_xlabel("optimizer step", color=MUTED, fontsize=9)
-        axis.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        plain_axes(axis, "y")
-        axis.margins(x=0.02, y=0.12)
-        axis.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="best")
-    axes[0].set_ylabel("mean reward of a step", color=MUTED, fontsize=9)
-    if title:
-        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
-    return save(figure, path)
-
-
-def stage_label(stage: str) -> str:
-    """A stage name for readers.
-
-    >>> stage_label("lc"), stage_label("ic_2"), stage_label("more_lc")
-    ('LC alignment', 'IC alignment, round 2', 'more LC, as many steps')
-    """
-    name, suffix = re.fullmatch(r"(.*?)(?:_(\d+))?", stage).groups()
-    known = {"lc": "LC alignment", "ic": "IC alignment", "more_lc": "more LC, as many steps"}
-    return known.get(name, name.replace("_", " ")) + (f", round {suffix}" if suffix else "")
-
-
-def _reward_series(histories: Sequence[Sequence[Mapping]]) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """{reward name: per seed (steps, rewards)} of one stage."""
-    keys = dict.fromkeys(key for history in histories for entry in history for key in entry)
-    own = [key for key in keys if re.fullmatch(r"rewards/.+/mean", key)]
-    series = {}
-    for key in own or [key for key in keys if key == "reward"]:
-        name = key.removeprefix("rewards/").removesuffix("/mean").replace("_", " ")
-        name = name.upper() if len(name) < 3 else name
-        for history in histories:
-            points = [
-                (entry["step"], entry[key]) for entry in history if "step" in entry and entry.get(key) is not None
-            ]
-            if points:
-                series.setdefault(name, []).append(tuple(np.array(points, dtype=float).T))
-    return series
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -169,13 +103,16 @@ def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path |
 def accuracy_bars(
     summary: pl.DataFrame, path: str | Path, title: str = "", metrics: Sequence[str] = ("rmse", "auc")
 ) -> Path | None:
-    """Draw RMSE beside AUC of every row as bars and save it; None when no row has an RMSE.
+    """Draw RMSE beside AUC (or HR@10 beside NDCG@10) of every row as bars and save it; None when no row has the first.
 
     RMSE has no zero worth showing, so its bars grow from the row without explanations ("gru"; without it, from the
-    worst row): to the left is better. AUC's grow from chance. Whiskers are standard deviations over seeds; a diamond
-    is the paper's value.
+    worst row): to the left is better. AUC's grow from chance, those of rankings from 0, towards a dashed line that is
+    the upper bound. Whiskers are standard deviations over seeds; a diamond is the paper's value.
     """
     values = {(line["row"], line["metric"]): line for line in summary.to_dicts() if line["metric"] in metrics}
+    bounds = {
+        metric: values.pop((UPPER_BOUND, metric))["mean"] for metric in metrics if (UPPER_BOUND, metric) in values
+    }
     rows = [row for row in summary["row"].unique(maintain_order=True) if (row, metrics[0]) in values]
     if not rows:
         return None
@@ -185,13 +122,13 @@ def accuracy_bars(
     heights = dict(zip(rows, range(len(rows) - 1, -1, -1)))
     for axis, metric in zip(axes, metrics):
         lines = {row: values[row, metric] for row in rows if (row, metric) in values}
-        if metric == "auc":
-            origin, note = 0.5, "chance"
-        elif "gru" in lines:
-            origin, note = lines["gru"]["mean"], row_label("gru")
-        else:
-            origin, note = max(line["mean"] for line in lines.values()), "worst row"
+        origin, note = _origin(metric, lines)
         known = [origin]
+        if metric in bounds:
+            known.append(bounds[metric])
+            axis.axvline(bounds[metric], color=MUTED, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1)
+            axis.annotate(f"upper bound {bounds[metric]:.4f}", (bounds[metric], len(rows) - 0.45), xytext=(0, 3),
+                          textcoords="offset points", ha="center", va="bottom", fontsize=8.5, color=MUTED)  # fmt: skip
         for row, line in lines.items():
             color, hatch = _row_style(row)
             mean, deviation = line["mean"], line["sd"] or 0.0
@@ -228,6 +165,86 @@ def accuracy_bars(
     return save(figure, path)
 
 
+def _origin(metric: str, lines: Mapping[str, Mapping]) -> tuple[float, str]:
+    """Where the bars of a metric begin, and what stands over it."""
+    if metric == "auc":
+        return 0.5, "chance"
+    if metric in RANKINGS.metrics:
+        return 0.0, ""
+    if "gru" in lines:
+        return lines["gru"]["mean"], row_label("gru")
+    return max(line["mean"] for line in lines.values()), "worst row"
+
+
+def group_bars(
+    summary: pl.DataFrame,
+    path: str | Path,
+    title: str = "",
+    rows: Sequence[str] = ("last_window", "pare", "llm", "trail"),
+    metric: str = "hr@10",
+) -> Path | None:
+    """Draw a metric within groups of items (TRAIL's Figure 3) and save it; None when none of the rows has any.
+
+    Left cold and warm items, right the classes of trends. A short line over the bars is the upper bound of the group.
+    Whiskers are standard deviations over seeds. Groups differ in users and in the number of items, so bars are to be
+    compared within a group.
+
+    Args:
+        rows: of `summary`; those without groups are left out.
+    """
+    lines = {(line["row"], line["metric"]): line for line in summary.to_dicts()}
+    groups = groups_of(summary, metric)
+    rows = [row for row in rows if any((row, f"{metric}/{group}") in lines for group in groups)]
+    if not rows:
+        return None
+    panels = [[group for group in groups if (group in ("cold", "warm")) == by_age] for by_age in (True, False)]
+    panels = [panel for panel in panels if panel]
+    figure = Figure(figsize=(1.5 + 0.32 * len(groups) * (len(rows) + 1), 4.0), layout="constrained")
+    axes = figure.subplots(1, len(panels), sharey=True, squeeze=False, width_ratios=list(map(len, panels)))[0]
+    width = 0.82 / len(rows)
+    bounded = False
+    for axis, panel in zip(axes, panels):
+        for place, group in enumerate(panel):
+            name = f"{metric}/{group}"
+            for number, row in enumerate(rows):
+                if (row, name) not in lines:
+                    continue
+                middle = place + width * (number - (len(rows) - 1) / 2)
+                color, hatch = _row_style(row)
+                mean, deviation = lines[row, name]["mean"], lines[row, name]["sd"] or 0.0
+                axis.bar(middle, mean, width=0.92 * width, color=color, zorder=2, **hatch)
+                if deviation:
+                    axis.errorbar(middle, mean, yerr=deviation, color=INK, linewidth=1.1, capsize=2.5, zorder=4)
+                # on white, because the upper bound may lie right behind it
+                axis.annotate(f"{mean:.3f}", (middle, mean + deviation), xytext=(0, 3), textcoords="offset points",
+                              ha="center", va="bottom", fontsize=7.5, color=INK, zorder=5,
+                              bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
+            if (UPPER_BOUND, name) in lines:
+                bounded = True
+                axis.hlines(lines[UPPER_BOUND, name]["mean"], place - 0.45, place + 0.45, color=MUTED, linewidth=1.2,
+                            linestyle=(0, (4, 3)), zorder=3)  # fmt: skip
+        axis.set_xticks(range(len(panel)), panel)
+        axis.set_xlim(-0.55, len(panel) - 0.45)
+        axis.margins(y=0.1)
+        plain_axes(axis, "y")
+        axis.tick_params(axis="y", length=0)
+        axis.tick_params(axis="x", length=0, labelsize=9.5, labelcolor=INK)
+    axes[0].set_ylabel(metric_label(metric, arrow=True), color=INK, fontsize=10)
+    handles = [Patch(facecolor=color, label=row_label(row), **hatch)
+               for row, (color, hatch) in zip(rows, map(_row_style, rows))]  # fmt: skip
+    if bounded:
+        dashes = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (4, 3))}
+        handles.append(Line2D([], [], label=row_label(UPPER_BOUND), **dashes))
+    seeds = max(lines[row, f"{metric}/{group}"]["seeds"] for row in rows for group in groups
+                if (row, f"{metric}/{group}") in lines)  # fmt: skip
+    if seeds > 1:
+        handles.append(_whisker(seeds))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+    if title:
+        figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
+    return save(figure, path)
+
+
 def _row_style(row: str) -> tuple[str, dict]:
     """A row's colour and, for kinds that are hatched, the hatch."""
     kind = row_kind(row)
@@ -253,9 +270,13 @@ def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: int =
         diamond = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": ""}
         handles.append(Line2D([], [], label="the paper's value", **diamond))
     if seeds > 1:
-        whisker = {"marker": "|", "markersize": 7, "color": INK, "linewidth": 1.1}
-        handles.append(Line2D([], [], label=f"standard deviation over {seeds} seeds", **whisker))
+        handles.append(_whisker(seeds))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
+
+
+def _whisker(seeds: int) -> Line2D:
+    whisker = {"marker": "|", "markersize": 7, "color": INK, "linewidth": 1.1}
+    return Line2D([], [], label=f"standard deviation over {seeds} seeds", **whisker)
 
 
 def plain_axes(axis, grid: str) -> None:

@@ -1,100 +1,61 @@
-"""The prose a run leaves: a case study (ExpCTR's Table 2) and a model card, both Markdown, both from files alone."""
+"""The model card of a run, from its results file alone."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import yaml
 
+from rlrec.case_study import shortened
+from rlrec.row_names import HEURISTICS, UPPER_BOUND, row_label
 from rlrec.tables import (
-    HEURISTICS,
+    CLICKS,
+    RANKINGS,
+    RATINGS,
     control_table,
-    explanation_metrics,
+    explanation_table,
+    group_table,
     markdown_table,
+    metric_label,
     prediction_table,
-    predicts_ratings,
-    result_table,
-    row_label,
     summarise,
+    task_of,
 )
-
-LONGEST_CELL = 700  # characters; some reviews are pages long
 
 METHODS = {
     "expctr": "ExpCTR: PPO with a per-token KL penalty, rewarded first by how well a frozen language model predicts "
     "the user's rating from the explanation alone (LC), then by how much the explanation helps a recommender (IC).",
     "recpie": "RecPIE: alternating rounds of PPO on the explanations and training of the recommender that reads them.",
+    "trail": "TRAIL: from an item's text and popularity history, the model writes its popularity in the next window "
+    "and an explanation; all users get the items in the order of that number. Trained are the number, by cross "
+    "entropy, and the explanations' embeddings, by a contrastive loss that draws samples of similar history and text "
+    "together.",
 }
-
-
-def case_study(
-    predictions: pl.DataFrame, before: str = "icl", after: str = "expctr_llm", count: int = 6, seed: int = 0
-) -> str:
-    """Explanations of the same samples before and after training, side by side with what the user thought.
-
-    Cases are drawn at random by `seed`, liked and disliked in turn, and not picked for their looks.
-
-    Args:
-        predictions: a run's predictions.parquet, with columns explanation_<before> and explanation_<after>.
-        before, after: row names.
-        count: cases.
-    """
-    missing = [row for row in (before, after) if f"explanation_{row}" not in predictions.columns]
-    if missing:
-        raise ValueError(
-            f"predictions.parquet has no column explanation_{missing[0]}; write it with write_predictions."
-        )
-    rng = np.random.default_rng(seed)
-    by_label = [rng.permutation(np.flatnonzero(predictions["label"].to_numpy() == label)) for label in (1, 0)]
-    in_turn = [rows[place] for place in range(count) for rows in by_label if place < len(rows)]
-    parts = []
-    for number, row in enumerate(in_turn[:count], start=1):
-        case = predictions.row(int(row), named=True)
-        lines = [["history", _history(case)]] if case.get("history_titles") is not None else []
-        lines += [["review", case["review"]]] if case.get("review") else []
-        lines += [["true reasons", ", ".join(case["reasons"])]] if case.get("reasons") else []
-        lines += [["truth", _truth(case)]]
-        for name in (before, after):
-            score = case.get(f"score_{name}")
-            predicted = "" if score is None else f" (score {score:.2f})"
-            lines.append([f"{row_label(name)}{predicted}", case[f"explanation_{name}"]])
-        parts.append(f"### {number}. {_shortened(case.get('title') or case['item_id'])}\n\n{_case_table(lines)}")
-    intro = (
-        f"{len(parts)} test samples drawn at random (seed {seed}), liked and disliked in turn, none picked by hand."
-    )
-    return "\n\n".join(["## Case study", intro, *parts]) + "\n"
-
-
-def _case_table(lines: Sequence[tuple[str, str]]) -> str:
-    """Two columns without padding: these cells are sentences."""
-    rows = ["| | |", "| --- | --- |"]
-    return "\n".join([*rows, *(f"| **{name}** | {_shortened(text)} |" for name, text in lines)])
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-    return text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL].rstrip() + " …"
-
-
-def _history(case: Mapping) -> str:
-    groups = {1: [], 0: []}
-    for title, label in zip(case["history_titles"], case.get("history_labels") or [], strict=True):
-        groups[label].append(f"“{title}”")
-    told = [f"{word} {', '.join(groups[label])}" for word, label in (("liked", 1), ("disliked", 0)) if groups[label]]
-    return "; ".join(told) or "none"
-
-
-def _truth(case: Mapping) -> str:
-    rating = case.get("rating")
-    return ("liked" if case["label"] else "disliked") + ("" if rating is None else f" (rating {rating:g})")
+REWARD_LIMITS = (
+    "An explanation is rewarded for predicting a rating. It can be predictive without being the reason the user "
+    "would give; citation checks show whether its evidence is real, not whether it was decisive.",
+    "Much of what such texts predict is in base rates (how often the user likes things, how liked the item is). "
+    "The heuristic rows show how much.",
+)
+TRAIL_LIMITS = (
+    "Everybody gets the same list: nothing here knows what one user likes, and showing what is popular makes it more "
+    "popular.",
+    "Popularity is the number of users in a window of the data. Counting the past alone predicts much of it; the "
+    "heuristic rows show how much.",
+    "There are no true explanations to train on: the texts were the untrained model's own, written without knowing "
+    "the true number. Trend accuracy shows whether what they say of the past holds, not whether it is why an item "
+    "became popular; what they say of an item's features is not checked.",
+)
+LEARNING_TAGS = {"trail": ["popularity-prediction", "sft", "contrastive-learning"]}
+HUB_METRICS = {CLICKS: ["roc_auc"], RATINGS: ["mse", "mae", "roc_auc"], RANKINGS: ["hit_rate", "ndcg", "jaccard"]}
 
 
 def model_card(results: Sequence[Mapping]) -> str:
     """A model card (Markdown with a YAML header) from the results of one system and dataset, one per seed.
 
     `details` of the first result may hold base_model, dataset_license, dataset_size, domain, encoder, license,
-    hyperparameters (a mapping) and how_to_load (Python); what is missing is left out of the card.
+    hyperparameters (a mapping), popularity (the metadata of `popularity_data`), dropped ({reason: rows}) and
+    how_to_load (Python); what is missing is left out of the card.
     """
     summary = summarise(results)
     first, details = results[0], results[0].get("details", {})
@@ -105,14 +66,13 @@ def model_card(results: Sequence[Mapping]) -> str:
         "tags": [
             "recommendation",
             "explainable-recommendation",
-            "reinforcement-learning",
-            "ppo",
+            *LEARNING_TAGS.get(system, ["reinforcement-learning", "ppo"]),
             "trl",
             "rlrec",
             system,
         ],
         "pipeline_tag": "text-generation",
-        "metrics": ["mse", "mae", "roc_auc"] if predicts_ratings(summary) else ["roc_auc"],
+        "metrics": HUB_METRICS[task_of(summary)],
     }
     if base_model and _is_hub_name(base_model):
         header["base_model"] = base_model
@@ -123,6 +83,8 @@ def model_card(results: Sequence[Mapping]) -> str:
         "text encoder": details.get("encoder"),
         "dataset": dataset,
         "samples": details.get("dataset_size"),
+        **_windows(details.get("popularity") or {}),
+        "training answers": ", ".join(f"{name} {count}" for name, count in (details.get("dropped") or {}).items()),
         "licence of the data": details.get("dataset_license") or "see the dataset's own terms; no data is included",
         "seeds": ", ".join(str(record["seed"]) for record in results),
         "git revision": first.get("git_revision"),
@@ -132,22 +94,24 @@ def model_card(results: Sequence[Mapping]) -> str:
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
         f"# {system} on {dataset}",
         METHODS.get(system, f"A policy that explains recommendations, trained with {system}."),
-        "\n".join(f"- **{name}**: {_shortened(value)}" for name, value in about.items() if value),
+        "\n".join(f"- **{name}**: {shortened(value)}" for name, value in about.items() if value),
         "## Results",
         markdown_table(*prediction_table(summary)),
         _reading(summary),
     ]
-    quality = result_table(summary, explanation_metrics(summary))
+    quality, groups = explanation_table(summary), group_table(summary)
     controls = control_table(results)
     if quality[1]:
         sections += ["### The explanations themselves", markdown_table(*quality)]
+    if groups[1]:
+        sections += ["### HR@10 by group of items (compare rows, not groups)", markdown_table(*groups)]
     if controls[1]:
         sections += ["### Controls", markdown_table(*controls)]
     if details.get("hyperparameters"):
         lines = [[name, str(value)] for name, value in details["hyperparameters"].items()]
         sections += ["## Hyperparameters", markdown_table(["name", "value"], lines)]
-    sections += ["## How to load", f"```python\n{details.get('how_to_load') or _how_to_load(base_model)}\n```"]
-    sections += ["## Limitations", _limitations(dataset)]
+    sections += ["## How to load", f"```python\n{details.get('how_to_load') or _how_to_load(system, base_model)}\n```"]
+    sections += ["## Limitations", _limitations(system, dataset)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -157,8 +121,9 @@ def _is_hub_name(name: str) -> bool:
 
 def _reading(summary: pl.DataFrame) -> str:
     """One honest sentence: where the best explained row stands against the best row that reads no text."""
-    if predicts_ratings(summary):
-        return _reading_of_ratings(summary)
+    task = task_of(summary)
+    if task is not CLICKS:
+        return _reading_of_ratings(summary) if task is RATINGS else _reading_of_rankings(summary)
     auc = dict(summary.filter(pl.col("metric") == "auc").select("row", "mean").iter_rows())
     heuristics = [row for row in auc if row in HEURISTICS]
     explained = [row for row in auc if row.startswith(("expctr", "recpie"))]
@@ -179,34 +144,82 @@ def _reading_of_ratings(summary: pl.DataFrame) -> str:
     others = [row for row in rmse if row == "gru" or row in HEURISTICS]
     if "recpie" not in rmse or not others:
         return about
-    told = [
-        f"{abs(1 - rmse['recpie'] / rmse[row]):.1%} {'below' if rmse['recpie'] < rmse[row] else 'above'} "
-        f"{row_label(row)} ({rmse[row]:.4f})"
-        for row in sorted(others, key=rmse.get)
-    ]
-    return f"The RMSE of RecPIE ({rmse['recpie']:.4f}) is {', '.join(told)}. {about}"
+    against = _against(rmse, "recpie", sorted(others, key=rmse.get))
+    return f"The RMSE of RecPIE ({rmse['recpie']:.4f}) is {against}. {about}"
 
 
-def _how_to_load(base_model: str | None) -> str:
-    base = base_model if base_model and _is_hub_name(base_model) else "FOLDER_OF_THE_BASE_MODEL"
-    return (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'base = AutoModelForCausalLM.from_pretrained("{base}")\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{base}")\n'
-        'policy = PeftModel.from_pretrained(base, "FOLDER_OF_THE_ADAPTER")'
+def _reading_of_rankings(summary: pl.DataFrame) -> str:
+    """The same for rankings: TRAIL against the best heuristic, PARE and the untuned model, and how near the bound."""
+    about = (
+        "All users of a test window get one list; HR@10 is the share of them with one of their items in its top 10."
+    )
+    told = []
+    for metric in RANKINGS.headline:
+        values = dict(summary.filter(pl.col("metric") == metric).select("row", "mean").iter_rows())
+        heuristics = sorted((row for row in values if row in HEURISTICS), key=values.get)
+        others = [*heuristics[-1:], *(row for row in ("pare", "llm") if row in values)]
+        others = [row for row in others if values[row] > 0]
+        if "trail" not in values or not others:
+            continue
+        reached = values.get(UPPER_BOUND)
+        reached = f", and {values['trail'] / reached:.0%} of the upper bound ({reached:.4f})" if reached else ""
+        against = _against(values, "trail", others)
+        told.append(f"The {metric_label(metric)} of TRAIL ({values['trail']:.4f}) is {against}{reached}.")
+    return " ".join([*told, about])
+
+
+def _against(values: Mapping[str, float], row: str, others: Sequence[str]) -> str:
+    """How far the value of `row` is below or above those of other rows, in words."""
+    return ", ".join(
+        f"{abs(1 - values[row] / values[other]):.1%} {'below' if values[row] < values[other] else 'above'} "
+        f"{row_label(other)} ({values[other]:.4f})"
+        for other in others
     )
 
 
-def _limitations(dataset: str) -> str:
-    points = [
-        "An explanation is rewarded for predicting a rating. It can be predictive without being the reason the user "
-        "would give; citation checks show whether its evidence is real, not whether it was decisive.",
-        "Much of what such texts predict is in base rates (how often the user likes things, how liked the item is). "
-        "The heuristic rows show how much.",
-        f"Trained and tested on {dataset} alone; other domains, languages and prompts were not tried.",
-        "Explanations describe the tastes of real people where the data does; check them before showing them.",
+def _windows(popularity: Mapping) -> dict[str, str]:
+    """What the card tells of popularity windows."""
+    if not popularity:
+        return {}
+    told = {name: popularity.get(name) for name in ("windows", "window_days", "first_day")}
+    tested = (popularity.get("target_windows") or {}).get("test") or []
+    return {
+        "popularity windows": "{windows} of {window_days} days from {first_day}".format(**told),
+        "test windows": ", ".join(map(str, tested)),
+        "samples without history": popularity.get("cold_samples"),
+    }
+
+
+def _how_to_load(system: str, base_model: str | None) -> str:
+    base = base_model if base_model and _is_hub_name(base_model) else "FOLDER_OF_THE_BASE_MODEL"
+    imports = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
+    markers = []
+    if system == "trail":
+        imports += ["", "from rlrec.trail.markers import add_markers"]
+        markers = ["add_markers(base, tokenizer)  # <exp_start> and <exp_end>, whose rows the adapter holds"]
+    lines = [
+        *imports,
+        "",
+        f'base = AutoModelForCausalLM.from_pretrained("{base}")',
+        f'tokenizer = AutoTokenizer.from_pretrained("{base}")',
+        *markers,
+        'policy = PeftModel.from_pretrained(base, "FOLDER_OF_THE_ADAPTER")',
     ]
+    if system == "trail":
+        lines += [
+            "# Prompts and answers: rlrec.trail.prompts.TrendPrompts, its `prompt` and `parse`.",
+            "# projection_head.safetensors beside the adapter is needed to go on training, not to predict.",
+        ]
+    return "\n".join(lines)
+
+
+def _limitations(system: str, dataset: str) -> str:
+    points = TRAIL_LIMITS if system == "trail" else REWARD_LIMITS
+    points = [*points, f"Trained and tested on {dataset} alone; other domains, languages and prompts were not tried."]
+    if system != "trail":
+        points.append(
+            "Explanations describe the tastes of real people where the data does; check them before showing them."
+        )
     if dataset.startswith(("simulated", "smoke")):
         points.append(
             "The data is simulated: users, items and ratings are generated, so figures say nothing about people."

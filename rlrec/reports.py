@@ -2,15 +2,16 @@
 
     python -m rlrec.reports RUN_DIR [RUN_DIR ...] --output_dir reports
 
-A RUN_DIR holds results.json (and predictions.parquet and logs/, where the run wrote them), or holds such folders, one
-per seed. Runs of one system and dataset become one table with mean and standard deviation over seeds. For each such
-group the output folder gets, named <system>_<dataset>:
+A RUN_DIR holds results.json (and predictions.parquet, users.parquet and logs/, where the run wrote them), or holds
+such folders, one per seed. Runs of one system and dataset become one table with mean and standard deviation over
+seeds. For each such group the output folder gets, named <system>_<dataset>:
 
-    .md            tables of predictions, explanations, controls and differences between rows
+    .md            tables of predictions, explanations, groups of items, controls and differences between rows
     .csv           every number in long form (row, metric, mean, sd, seeds, paper)
     .tex           the table of predictions
-    _auc.png       AUC of all rows (ratings: _accuracy.png, RMSE beside AUC)
-    _rewards.png   rewards over steps, per stage
+    _auc.png       AUC of all rows (ratings and rankings: _accuracy.png, RMSE beside AUC, or HR@10 beside NDCG@10)
+    _groups.png    HR@10 within groups of items (rankings)
+    _rewards.png   rewards over steps, per stage (where there are none: _losses.png)
     _cases.md      explanations before and after, side by side
     _card.md       a model card
 
@@ -21,22 +22,26 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlrec.model_card import case_study, model_card
-from rlrec.results import read_log_histories, read_predictions, read_results, write_text_atomic
+from rlrec.case_study import case_study
+from rlrec.comparisons import difference_table
+from rlrec.model_card import model_card
+from rlrec.results import read_log_histories, read_predictions, read_results, read_users, write_text_atomic
 from rlrec.tables import (
+    CLICKS,
+    RANKINGS,
     control_table,
-    difference_table,
-    explanation_metrics,
+    explanation_table,
+    group_table,
     latex_table,
     markdown_table,
+    metric_label,
     prediction_table,
-    predicts_ratings,
-    result_table,
     summarise,
+    task_of,
     training_fraction,
 )
 
-CASE_STUDY_ROWS = (("icl", "expctr_llm"), ("recpie_bootstrap", "recpie"))  # before and after
+CASE_STUDY_ROWS = (("icl", "expctr_llm"), ("recpie_bootstrap", "recpie"), ("llm", "trail"))  # before and after
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -62,19 +67,22 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     """All tables of runs of one system and dataset as Markdown."""
     results = [read_results(run) for run in runs]
     summary = summarise(results)
-    predictions = {record["seed"]: read_predictions(run) for record, run in zip(results, runs)}
-    predictions = {seed: frame for seed, frame in predictions.items() if frame is not None}
+    task = task_of(summary)
+    read, same = (read_users, "users of the test windows") if task is RANKINGS else (read_predictions, "test samples")
+    frames = {record["seed"]: read(run) for record, run in zip(results, runs)}
+    frames = {seed: frame for seed, frame in frames.items() if frame is not None}
     told = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else f"seed {results[0]['seed']}"
     fraction = training_fraction(results[0])
     told += f", {fraction:.0%} of the training data" if fraction < 1 else ""
-    same = "differences (same test samples, users resampled)"
     tables = {
         f"{results[0]['system']} on {results[0]['dataset']} ({told})": prediction_table(summary),
-        "Explanations": result_table(summary, explanation_metrics(summary)),
+        "Explanations": explanation_table(summary),
+        "HR@10 by group of items (compare rows, not groups)": group_table(summary),
         "Controls": control_table(results),
-        f"RMSE {same}": difference_table(predictions, metric="rmse"),
-        f"AUC {same}": difference_table(predictions),
     }
+    for metric in task.headline:
+        title = f"{metric_label(metric)} differences (same {same}, users resampled)"
+        tables[title] = difference_table(frames, metric=metric)
     return "\n\n".join(f"## {title}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1]) + "\n"
 
 
@@ -114,15 +122,22 @@ def _report_group(runs: Sequence[Path], output_dir: Path, pictures: bool) -> lis
             texts["_cases.md"] = case_study(predictions, *rows)
     written = [write_text_atomic(output_dir / f"{name}{ending}", text) for ending, text in texts.items()]
     if pictures:
-        from rlrec.figures import accuracy_bars, auc_bars, reward_curves  # the `plot` extra
+        from rlrec.figures import accuracy_bars, auc_bars, group_bars  # the `plot` extra
+        from rlrec.training_curves import loss_curves, reward_curves
 
-        if predicts_ratings(summary):
-            bars = accuracy_bars(summary, output_dir / f"{name}_accuracy.png", f"RMSE and AUC on {dataset}")
+        task = task_of(summary)
+        if task is CLICKS:
+            drawn = [auc_bars(summary, output_dir / f"{name}_auc.png", f"AUC on {dataset}")]
         else:
-            bars = auc_bars(summary, output_dir / f"{name}_auc.png", f"AUC on {dataset}")
+            title = f"{' and '.join(map(metric_label, task.headline))} on {dataset}"
+            drawn = [accuracy_bars(summary, output_dir / f"{name}_accuracy.png", title, task.headline)]
+            drawn += [group_bars(summary, output_dir / f"{name}_groups.png", f"HR@10 by group of items on {dataset}")]
         histories = [read_log_histories(run) for run in runs]
-        curves = reward_curves(histories, output_dir / f"{name}_rewards.png", f"Rewards during training on {dataset}")
-        written += [path for path in (bars, curves) if path is not None]
+        drawn.append(
+            reward_curves(histories, output_dir / f"{name}_rewards.png", f"Rewards during training on {dataset}")
+            or loss_curves(histories, output_dir / f"{name}_losses.png", f"Losses during training on {dataset}")
+        )
+        written += [path for path in drawn if path is not None]
     return written
 
 

@@ -1,4 +1,5 @@
-"""The files a run leaves behind, written and read: results.json, predictions.parquet and logs/<stage>.json.
+"""The files a run leaves behind, written and read: results.json, predictions.parquet, users.parquet (rankings alone)
+and logs/<stage>.json.
 
 Reports read these files alone, so whatever a table or picture needs must be in them. Every file is written under a
 temporary name in its own folder and then renamed: a killed run leaves the old file or the new one, never half of one.
@@ -195,7 +196,19 @@ def write_predictions(
 
 def read_predictions(run_dir: str | Path) -> pl.DataFrame | None:
     """The predictions.parquet of a run folder, or None when it wrote none."""
-    path = Path(run_dir) / "predictions.parquet"
+    return _read_parquet(Path(run_dir) / "predictions.parquet")
+
+
+def read_users(run_dir: str | Path) -> pl.DataFrame | None:
+    """The users.parquet of a run folder, or None when it wrote none.
+
+    One row per test window and user: window, user_id, items, and each user's own `<metric>_<row>`, such as
+    "hr@10_trail", for paired tests of rankings.
+    """
+    return _read_parquet(Path(run_dir) / "users.parquet")
+
+
+def _read_parquet(path: Path) -> pl.DataFrame | None:
     return pl.read_parquet(path) if path.is_file() else None
 
 

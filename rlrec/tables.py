@@ -1,161 +1,69 @@
 """Tables from results: rows are systems, columns metrics, cells mean +- standard deviation over seeds.
 
-Runs that predict clicks (ExpCTR) have AUC first, runs that predict ratings (RecPIE) RMSE, and arrows for the direction
-in which each metric is better.
-
-The paper's values (ExpCTR's Table 1 in expctr_table_1.json, RecPIE's tables of accuracy in recpie_tables.json) stand
-beside a row where the dataset has them. They were measured on the paper's own samples with Llama 3 8B or 3.1 8B, so
-they are a landmark and not a like-for-like comparison.
+Which metrics come first depends on what the runs predict: clicks (ExpCTR), ratings (RecPIE) or rankings (TRAIL). The
+paper's values stand beside a row where the dataset has them (`rlrec.paper_values`).
 """
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import polars as pl
 
 from rlrec.evaluation.ctr import TEMPERATURE_BOUNDS
-from rlrec.evaluation.significance import auc_difference, mean_and_sd, rmse_difference
+from rlrec.evaluation.significance import mean_and_sd
+from rlrec.paper_values import paper_values
+from rlrec.row_names import row_label, sorted_rows
 
-CLICK_METRICS = ("auc", "log_loss", "log_loss_t1", "mae", "rmse")
-RATING_METRICS = ("rmse", "mae", "rmse_stars", "mae_stars", "auc", "log_loss")
+RANKING_LABELS = {"hr": "HR", "ndcg": "NDCG", "jaccard": "Jaccard"}
 METRIC_LABELS = {
     "auc": "AUC", "log_loss": "LogLoss", "log_loss_t1": "LogLoss (T=1)", "mae": "MAE", "rmse": "RMSE",
     "rmse_stars": "RMSE (stars)", "mae_stars": "MAE (stars)",
     "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
-    "citations_per_explanation": "citations", "hr@10": "HR@10", "ndcg@10": "NDCG@10",
+    "citations_per_explanation": "citations",
+    **{f"{metric}@{k}": f"{label}@{k}" for metric, label in RANKING_LABELS.items() for k in (5, 10)},
 }  # fmt: skip
-LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed"}
+LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "repaired"}
+NO_DIRECTION = {"trend_claims", "with_trend_claims"}
+# Groups of items in the order of the tables; the metric of one is named "hr@10/cold".
+GROUPS = ("cold", "warm", "increasing", "decreasing", "fluctuating", "unknown")
 
 Table = tuple[list[str], list[list[str]]]  # header and cells
 
-# Row names are built of these parts; the first is what the row is about.
-HEURISTICS = {
-    "history_like_rate": "history like-rate",
-    "item_mean": "item mean",
-    "like_rate_plus_item_mean": "like-rate + item mean",
-    "user_mean": "user mean",
-    "global_mean": "global mean",
-    "user_mean_plus_item_mean": "user mean + item mean",
-}
-BASES = {
-    **HEURISTICS,
-    "icl": "ICL",
-    "deepfm": "DeepFM",
-    "fm": "FM",
-    "sasrec": "SASRec",
-    "bert4rec": "BERT4Rec",
-    "ncf": "NCF",
-    "gru": "GRU, no text",
-    "expctr_llm": "ExpCTR-LLM",
-    "expctr_aug": "ExpCTR-Aug",
-    "recpie_free": "RecPIE, free parameters (ablation 1)",
-    "recpie": "RecPIE",
-    "seller": "SELLER",
-    "trail": "TRAIL",
-}
-PARTS = {
-    r"user_mean": " + user mean",
-    r"bootstrap": ", before RL",
-    r"llm_embeddings": ", LLM embeddings (ablation 3)",
-    r"alternative_wording": ", other wording (ablation 2)",
-    r"ncf": ", NCF",
-    r"like_rate": " + like-rate",
-    r"item_mean": " + item mean",
-    r"more_lc": ", more LC",
-    r"after_lc": ", after LC",
-    r"mean_?(\d+)": r", mean of \1",
-    r"shuffled_explanations?": ", explanations shuffled",
-    r"shuffled_labels?": ", labels shuffled",
-}
-# Known pairs worth an interval: (what one would have without it, the system). RecPIE's variants are added as found.
-COMPARISONS = (
-    ("gru", "recpie"),
-    ("gru", "recpie_bootstrap"),
-    ("gru", "recpie_free"),
-    ("gru_like_rate_item_mean", "recpie"),
-    ("item_mean", "recpie"),
-    ("ncf", "recpie_ncf"),
-    ("recpie_bootstrap", "recpie"),
-    ("recpie_free", "recpie"),
-    ("icl", "expctr_llm"),
-    ("icl_mean4", "expctr_llm_mean4"),
-    ("deepfm", "expctr_aug"),
-    ("deepfm", "expctr_aug_mean4"),
-    ("deepfm_like_rate_item_mean", "expctr_aug_like_rate_item_mean"),
-    ("like_rate_plus_item_mean", "expctr_llm_mean4"),
-    ("like_rate_plus_item_mean", "expctr_aug_mean4"),
-    ("expctr_llm_more_lc_mean4", "expctr_llm_mean4"),
-    ("expctr_aug_more_lc", "expctr_aug"),
-    ("expctr_aug_more_lc_mean4", "expctr_aug_mean4"),
+
+@dataclass(frozen=True)
+class Task:
+    """What runs predict, and how tables show it.
+
+    Attributes:
+        metrics: of the table of predictions, in order.
+        headline: those of them that are drawn, and whose differences between rows are tested.
+        digits: of the table of predictions.
+        arrows: whether its header says which direction is better.
+        explanation_arrows: whether that of the table of explanations does.
+    """
+
+    metrics: tuple[str, ...]
+    headline: tuple[str, ...]
+    digits: int = 4
+    arrows: bool = True
+    explanation_arrows: bool = False
+
+
+CLICKS = Task(("auc", "log_loss", "log_loss_t1", "mae", "rmse"), ("auc",), digits=3, arrows=False)
+RATINGS = Task(("rmse", "mae", "rmse_stars", "mae_stars", "auc", "log_loss"), ("rmse", "auc"))
+RANKINGS = Task(
+    ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "jaccard@5", "jaccard@10"), ("hr@10", "ndcg@10"), explanation_arrows=True
 )
 
 
-def row_base(row: str) -> str | None:
-    """The known base a row name begins with, the longest one; None for an unknown row.
+def task_of(summary: pl.DataFrame) -> Task:
+    """What the runs of a summary predict: ratings have RMSE in stars, rankings HR@10.
 
-    >>> row_base("expctr_llm_mean4"), row_base("like_rate_plus_item_mean"), row_base("fmlp")
-    ('expctr_llm', 'like_rate_plus_item_mean', None)
+    >>> task_of(pl.DataFrame({"metric": ["auc", "rmse_stars"]})).metrics[0]
+    'rmse'
     """
-    known = [base for base in BASES if row == base or row.startswith(f"{base}_")]
-    return max(known, key=len, default=None)
-
-
-def row_label(row: str) -> str:
-    """A row name for readers; what is unknown in it keeps its words.
-
-    >>> row_label("expctr_llm_more_lc_mean4"), row_label("deepfm_like_rate_item_mean")
-    ('ExpCTR-LLM, more LC, mean of 4', 'DeepFM + like-rate + item mean')
-    >>> row_label("my_new_system"), row_label("item_mean"), row_label("expctr_aug_in_sample_mean4")
-    ('my new system', 'item mean (heuristic)', 'ExpCTR-Aug, in sample, mean of 4')
-    >>> row_label("recpie_free"), row_label("recpie_positive_only"), row_label("gru_like_rate_item_mean")
-    ('RecPIE, free parameters (ablation 1)', 'RecPIE, positive only', 'GRU, no text + like-rate + item mean')
-    """
-    if row in HEURISTICS:
-        return f"{HEURISTICS[row]} (heuristic)"
-    base = row_base(row)
-    rest = row if base is None else row[len(base) :].strip("_")
-    label = BASES.get(base, "")
-    while rest:
-        found = [(match, text) for part, text in PARTS.items() if (match := re.search(rf"(?:^|_){part}(?=_|$)", rest))]
-        match, text = min(found, key=lambda pair: pair[0].start(), default=(None, ""))
-        words = (rest if match is None else rest[: match.start()]).strip("_").replace("_", " ")
-        label += (f", {words}" if label else words) if words else ""
-        label += match.expand(text) if match else ""
-        rest = rest[match.end() :].strip("_") if match else ""
-    return label
-
-
-def sorted_rows(rows: Sequence[str]) -> list[str]:
-    """Heuristics, ICL, recommenders, ExpCTR, then unknown rows; within one base as given."""
-    order = list(BASES)
-    return sorted(rows, key=lambda row: order.index(base) if (base := row_base(row)) else len(order))
-
-
-@cache
-def paper_values(dataset: str, system: str = "expctr", fraction: float = 1.0) -> Mapping[str, Mapping[str, float]]:
-    """{row: {metric: value}} as the system's paper prints it; empty where it has nothing.
-
-    Args:
-        dataset: "book-crossing", "ml-20m" or "amazon-books" (ExpCTR's Table 1); "google-local", "yelp", "tripadvisor"
-            or "amazon-movies" (RecPIE's tables of accuracy).
-        system: "expctr" or "recpie"; others have no table.
-        fraction: of the training data; RecPIE has 0.12, 0.25 and 0.5 as well (Tables 6 and 12).
-
-    >>> paper_values("ml-20m")["expctr_aug"]["auc"]
-    0.6951
-    >>> paper_values("yelp", "recpie")["recpie"]["rmse"], paper_values("yelp", "recpie", 0.25)["recpie"]["rmse"]
-    (0.202, 0.2356)
-    """
-    files = {"expctr": "expctr_table_1.json", "recpie": "recpie_tables.json"}
-    if system not in files:
-        return {}
-    tables = json.loads((Path(__file__).parent / files[system]).read_text(encoding="utf-8"))
-    if fraction < 1:
-        return tables.get("training_fractions", {}).get(dataset, {}).get(f"{100 * fraction:g}", {})
-    return tables["datasets"].get(dataset, {})
+    metrics = set(summary["metric"])
+    return RATINGS if "rmse_stars" in metrics else RANKINGS if "hr@10" in metrics else CLICKS
 
 
 def summarise(results: Sequence[Mapping]) -> pl.DataFrame:
@@ -225,20 +133,6 @@ def cell(mean: float, sd: float | None, digits: int = 3) -> str:
     return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if sd is not None else "")
 
 
-def prediction_metrics(summary: pl.DataFrame) -> tuple[str, ...]:
-    """The metrics of the table of predictions, in order: RATING_METRICS where RMSE in stars is among them.
-
-    >>> prediction_metrics(pl.DataFrame({"metric": ["auc", "rmse_stars"]}))[0]
-    'rmse'
-    """
-    return RATING_METRICS if predicts_ratings(summary) else CLICK_METRICS
-
-
-def predicts_ratings(summary: pl.DataFrame) -> bool:
-    """Whether the runs predict ratings, in which case they report RMSE in stars."""
-    return "rmse_stars" in summary["metric"].to_list()
-
-
 def result_table(summary: pl.DataFrame, metrics: Sequence[str], arrows: bool = False, digits: int = 3) -> Table:
     """Header and cells of a table of `metrics` from `summarise`; rows and metrics without any value are left out.
 
@@ -263,9 +157,35 @@ def result_table(summary: pl.DataFrame, metrics: Sequence[str], arrows: bool = F
 
 
 def prediction_table(summary: pl.DataFrame) -> Table:
-    """The table of predictions: click metrics as ever, or rating metrics to four digits and with arrows."""
-    ratings = predicts_ratings(summary)
-    return result_table(summary, prediction_metrics(summary), arrows=ratings, digits=4 if ratings else 3)
+    """The table of predictions."""
+    task = task_of(summary)
+    return result_table(summary, task.metrics, task.arrows, task.digits)
+
+
+def explanation_table(summary: pl.DataFrame) -> Table:
+    """The table of what does not measure predictions, metrics in the order in which they occur."""
+    task = task_of(summary)
+    metrics = summary["metric"].unique(maintain_order=True)
+    others = [metric for metric in metrics if metric.partition("/")[0] not in task.metrics]
+    return result_table(summary, others, task.explanation_arrows)
+
+
+def group_table(summary: pl.DataFrame, metric: str = "hr@10") -> Table:
+    """The table of a metric within each group of items; without rows where no run has groups."""
+    groups = groups_of(summary, metric)
+    _, body = result_table(summary, [f"{metric}/{group}" for group in groups], digits=4)
+    return ["row", *groups], body
+
+
+def groups_of(summary: pl.DataFrame, metric: str) -> list[str]:
+    """The groups of items for which a summary has `metric`, those of GROUPS first.
+
+    >>> groups_of(pl.DataFrame({"metric": ["hr@10", "hr@10/warm", "hr@10/cold"]}), "hr@10")
+    ['cold', 'warm']
+    """
+    names = summary["metric"].unique(maintain_order=True)
+    groups = [name.removeprefix(f"{metric}/") for name in names if name.startswith(f"{metric}/")]
+    return sorted(groups, key=lambda group: GROUPS.index(group) if group in GROUPS else len(GROUPS))
 
 
 def metric_label(metric: str, arrow: bool = False) -> str:
@@ -275,7 +195,9 @@ def metric_label(metric: str, arrow: bool = False) -> str:
     ('RMSE (stars)', 'RMSE ↓', 'cited real')
     """
     label = METRIC_LABELS.get(metric, metric.replace("_", " "))
-    return f"{label} {'↓' if metric in LOWER_IS_BETTER else '↑'}" if arrow else label
+    if not arrow or metric in NO_DIRECTION:
+        return label
+    return f"{label} {'↓' if metric in LOWER_IS_BETTER else '↑'}"
 
 
 def training_fraction(record: Mapping) -> float:
@@ -287,12 +209,6 @@ def training_fraction(record: Mapping) -> float:
             f"details.training_fraction of seed {record['seed']} is {fraction:g}; it must be in (0, 1], such as 0.25."
         )
     return fraction
-
-
-def explanation_metrics(summary: pl.DataFrame) -> list[str]:
-    """The metrics of `summarise` that do not measure predictions, in the order in which they occur."""
-    predictions = prediction_metrics(summary)
-    return [metric for metric in summary["metric"].unique(maintain_order=True) if metric not in predictions]
 
 
 def p_text(p_value: float) -> str:
@@ -316,45 +232,6 @@ def control_table(results: Sequence[Mapping]) -> Table:
                     name = name if metric is None else f"{name}: {metric_label(metric)}"
                     values.setdefault(name, []).append(number)
     return ["control", "value"], [[name, cell(*mean_and_sd(numbers))] for name, numbers in values.items()]
-
-
-def difference_table(
-    predictions: Mapping[int, pl.DataFrame], comparisons: Sequence[tuple[str, str]] | None = None, metric: str = "auc"
-) -> Table:
-    """Header and cells of differences on the same test samples, users resampled (95 % bootstrap interval).
-
-    Args:
-        predictions: {seed: predictions.parquet of that run}.
-        comparisons: (row without, row with); pairs whose scores are not in the file are left out. None: COMPARISONS,
-            and every other variant of RecPIE against RecPIE.
-        metric: "auc", or "rmse" for runs whose file has the scaled rating as `target`; others have no RMSE lines.
-    """
-    body = []
-    if comparisons is None:
-        comparisons = _comparisons(column for frame in predictions.values() for column in frame.columns)
-    for without, with_it in comparisons:
-        for seed, frame in predictions.items():
-            columns = [f"score_{without}", f"score_{with_it}"]
-            truth = "label" if metric == "auc" else "target"
-            if not {truth, *columns} <= set(frame.columns):
-                continue
-            scored = frame.drop_nulls([truth, *columns])
-            differ = auc_difference if metric == "auc" else rmse_difference
-            found = differ(scored[truth], scored[columns[0]], scored[columns[1]], users=scored["user_id"])
-            digits = 3 if metric == "auc" else 4
-            interval = f"{found['low']:+.{digits}f} to {found['high']:+.{digits}f}"
-            difference = f"{found['difference']:+.{digits}f}"
-            body.append([f"{row_label(with_it)} against {row_label(without)}", str(seed), difference, interval])
-    better = "" if metric == "auc" else " (below 0: better)"
-    return ["comparison", "seed", f"{metric_label(metric)} difference{better}", "95 % interval"], body
-
-
-def _comparisons(columns: Iterable[str]) -> list[tuple[str, str]]:
-    variants = [
-        column.removeprefix("score_") for column in dict.fromkeys(columns) if column.startswith("score_recpie_")
-    ]
-    known = {row for pair in COMPARISONS for row in pair}
-    return [*COMPARISONS, *((row, "recpie") for row in variants if row not in known)]
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:

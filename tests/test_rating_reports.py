@@ -8,7 +8,9 @@ import polars as pl
 import pytest
 
 from rlrec import reports, results, tables
+from rlrec.comparisons import difference_table
 from rlrec.model_card import model_card
+from rlrec.paper_values import paper_values
 
 
 def write_run(folder, seed, rmse, dataset="yelp", fraction=None, with_predictions=False):
@@ -53,7 +55,7 @@ def test_rating_table_by_hand(tmp_path):
 def test_differences_by_hand(tmp_path):
     write_run(tmp_path, 0, 0.25, with_predictions=True)
     text = reports.tables_markdown([tmp_path])
-    header, body = tables.difference_table({0: results.read_predictions(tmp_path)}, metric="rmse")
+    header, body = difference_table({0: results.read_predictions(tmp_path)}, metric="rmse")
     assert header[2] == "RMSE difference (below 0: better)"
     # Every error is .2 and .1, so in every resample the RMSEs are too.
     assert body[0] == ["RecPIE against GRU, no text", "0", "-0.1000", "-0.1000 to -0.1000"]
@@ -69,19 +71,19 @@ def test_differences_by_hand(tmp_path):
 
 def test_printed_tables():
     # Read off Tables 2, 6, 8, 9, 10, 12 and 15.
-    google = tables.paper_values("google-local", "recpie")
+    google = paper_values("google-local", "recpie")
     assert (google["recpie"]["rmse"], google["llm4poi"]["auc"], google["bert4rec"]["mae"]) == (0.2976, 0.6488, 0.2054)
     assert (google["recpie_general"]["auc"], google["recpie_free"]["rmse"]) == (0.6398, 0.3075)
     assert google["recpie_llm_embeddings"]["auc"] == 0.6613
-    assert tables.paper_values("amazon-movies", "recpie")["recpie_ncf"] == {
+    assert paper_values("amazon-movies", "recpie")["recpie_ncf"] == {
         "rmse": 0.1690,
         "mae": 0.1203,
         "auc": 0.7470,
     }
-    assert tables.paper_values("tripadvisor", "recpie")["peter"]["rmse"] == 0.1996
-    assert tables.paper_values("google-local", "recpie", 0.12)["recpie"]["mae"] == 0.2062
-    assert tables.paper_values("yelp", "recpie", 0.3) == tables.paper_values("yelp") == {}
-    assert tables.paper_values("yelp", "seller") == {}
+    assert paper_values("tripadvisor", "recpie")["peter"]["rmse"] == 0.1996
+    assert paper_values("google-local", "recpie", 0.12)["recpie"]["mae"] == 0.2062
+    assert paper_values("yelp", "recpie", 0.3) == paper_values("yelp") == {}
+    assert paper_values("yelp", "seller") == {}
     content = json.loads((Path(tables.__file__).parent / "recpie_tables.json").read_text())
     assert [len(rows) for rows in content["datasets"].values()] == [34, 33, 33, 33]  # LLM4POI on Google alone
     metrics = [tuple(row) for rows in content["datasets"].values() for row in rows.values()]

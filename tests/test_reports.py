@@ -12,7 +12,10 @@ import pytest
 import yaml
 
 from rlrec import reports, results, tables
-from rlrec.model_card import case_study, model_card
+from rlrec.case_study import case_study
+from rlrec.comparisons import difference_table
+from rlrec.model_card import model_card
+from rlrec.paper_values import paper_values
 
 
 def write_run(folder, seed, auc, dataset="ml-20m", **options):
@@ -133,11 +136,11 @@ def test_markdown_by_hand(tmp_path):
 
 def test_paper_table_is_the_printed_one():
     # Three values read off Table 1, one per dataset, and its size.
-    assert tables.paper_values("book-crossing")["gru4rec"]["log_loss"] == 1.3650
-    assert tables.paper_values("ml-20m")["din"]["mae"] == 0.4449
-    assert tables.paper_values("amazon-books")["expctr_aug"]["rmse"] == 0.4783
-    assert [len(tables.paper_values(name)) for name in ("book-crossing", "ml-20m", "amazon-books")] == [18] * 3
-    assert tables.paper_values("ml-100k") == {}
+    assert paper_values("book-crossing")["gru4rec"]["log_loss"] == 1.3650
+    assert paper_values("ml-20m")["din"]["mae"] == 0.4449
+    assert paper_values("amazon-books")["expctr_aug"]["rmse"] == 0.4783
+    assert [len(paper_values(name)) for name in ("book-crossing", "ml-20m", "amazon-books")] == [18] * 3
+    assert paper_values("ml-100k") == {}
 
 
 def test_groups_and_seeds_are_checked(tmp_path):
@@ -153,7 +156,7 @@ def test_groups_and_seeds_are_checked(tmp_path):
 
 def test_difference_by_users(samples, tmp_path):
     write_everything(tmp_path, 0, samples)
-    header, body = tables.difference_table({0: results.read_predictions(tmp_path)})
+    header, body = difference_table({0: results.read_predictions(tmp_path)})
     assert header[2] == "AUC difference"
     # Scores that equal the label against a constant: 1.0 - 0.5 in every resample.
     assert body == [["ExpCTR-LLM against ICL", "0", "+0.500", "+0.500 to +0.500"]]
@@ -245,7 +248,8 @@ def test_tables_need_no_matplotlib(samples, tmp_path):
 
 def test_curves_of_runs_without_rewards_are_no_picture(tmp_path):
     figures = pytest.importorskip("rlrec.figures")
-    assert figures.reward_curves([{"lc": [{"step": 1, "loss": 0.1}]}], tmp_path / "x.png") is None
+    training_curves = pytest.importorskip("rlrec.training_curves")
+    assert training_curves.reward_curves([{"lc": [{"step": 1, "loss": 0.1}]}], tmp_path / "x.png") is None
     assert figures.auc_bars(pl.DataFrame(schema={"row": pl.String, "metric": pl.String}), tmp_path / "x.png") is None
     assert list(tmp_path.iterdir()) == []
 

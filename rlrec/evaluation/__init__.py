@@ -12,7 +12,7 @@
 | `ranking` | HR, NDCG and Jaccard of one ranked list that everyone gets (TRAIL) |
 | `judge` | a language model's marks for TRAIL's explanations, through an endpoint or a local model |
 | `controls` | shuffled labels, shuffled explanations, permutation AUC |
-| `significance` | bootstrap intervals of AUC and of AUC differences, mean and deviation over seeds, paired tests |
+| `significance` | bootstrap intervals of AUC and of differences (AUC, RMSE, means), spread over seeds, paired tests |
 | `hf` | the CTR metrics as `evaluate.Metric` classes that work offline (extra `metrics`; imported on its own) |
 """
 
@@ -36,7 +36,7 @@ from rlrec.evaluation.ranking import (
     ranking_metrics,
 )
 from rlrec.evaluation.reasons import check_reasons, summarise_reasons
-from rlrec.evaluation.significance import auc_difference, auc_interval, mean_and_sd, paired_tests
+from rlrec.evaluation.significance import auc_difference, auc_interval, mean_and_sd, mean_difference, paired_tests
 
 __all__ = [
     "aspect_terms",
@@ -54,6 +54,7 @@ __all__ = [
     "heuristic_scores",
     "jaccard",
     "mean_and_sd",
+    "mean_difference",
     "mean_score",
     "paired_tests",
     "parse_with_spacy",

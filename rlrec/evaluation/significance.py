@@ -132,6 +132,36 @@ def rmse_difference(
     return {"rmse_a": float(rmse_a), "rmse_b": float(rmse_b), "difference": float(rmse_b - rmse_a), **found}
 
 
+def mean_difference(
+    values_a, values_b, users=None, resamples: int = 2000, confidence: float = 0.95, seed: int = 0
+) -> dict[str, float]:
+    """Mean(b) - mean(a) of two metrics on the same cases (paired), with its percentile bootstrap interval.
+
+    Args:
+        values_a, values_b: (N,) the metric of each case, such as NDCG@10 of each user and window.
+        users, resamples, confidence, seed: as in `auc_difference`.
+
+    Returns:
+        mean_a, mean_b, difference, low, high, p_value.
+
+    >>> found = mean_difference([0.0, 1.0, 0.0], [1.0, 1.0, 1.0], users=["u", "u", "v"])
+    >>> round(found["difference"], 3), found["low"], found["high"]
+    (0.667, 0.5, 1.0)
+    """
+    values = [np.asarray(column, dtype=float) for column in (values_a, values_b)]
+    if values[0].ndim != 1 or values[0].shape != values[1].shape or len(values[0]) == 0:
+        raise ValueError(
+            f"A mean difference needs two lists of the same length >= 1, got {values[0].shape} and {values[1].shape}."
+        )
+    columns = np.column_stack([*values, np.ones(len(values[0]))])
+    if not np.isfinite(columns).all():
+        raise ValueError(f"Case {int(np.flatnonzero(~np.isfinite(columns).all(axis=1))[0])} has no finite number.")
+    mean_a, mean_b = columns[:, :2].mean(axis=0)
+    sums = resampled_sums(columns, users, resamples, seed)
+    found = percentile_interval((sums[:, 1] - sums[:, 0]) / sums[:, 2], confidence)
+    return {"mean_a": float(mean_a), "mean_b": float(mean_b), "difference": float(mean_b - mean_a), **found}
+
+
 def resampled_sums(columns, users=None, resamples: int = 2000, seed: int = 0) -> np.ndarray:
     """Sums of each column over bootstrap resamples: (N, K) -> (R, K).
 

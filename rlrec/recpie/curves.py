@@ -9,7 +9,8 @@ import polars as pl
 
 from rlrec.evaluation.significance import mean_and_sd, rmse_difference
 from rlrec.results import read_log_histories, read_predictions, read_results
-from rlrec.tables import Table, cell, metric_label, row_label, sorted_rows, summarise, training_fraction
+from rlrec.row_names import row_label, sorted_rows
+from rlrec.tables import Table, cell, metric_label, summarise, training_fraction
 
 LEARNING_METRICS = ("rmse", "mae", "auc")
 

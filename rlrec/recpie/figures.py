@@ -15,7 +15,8 @@ from rlrec.recpie.attention import DIFFERENCE
 from rlrec.recpie.cosines import KINDS, SEPARATION
 from rlrec.recpie.curves import LEARNING_METRICS
 from rlrec.recpie.uncertainty import Gain
-from rlrec.tables import metric_label, p_text, row_label
+from rlrec.row_names import row_label
+from rlrec.tables import metric_label, p_text
 
 try:
     from matplotlib.figure import Figure

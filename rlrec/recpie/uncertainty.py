@@ -19,7 +19,8 @@ from scipy import stats
 
 from rlrec.evaluation.significance import percentile_interval, resampled_sums
 from rlrec.results import write_parquet_atomic
-from rlrec.tables import Table, p_text, row_label
+from rlrec.row_names import row_label
+from rlrec.tables import Table, p_text
 
 UNCERTAINTY = "analyses/uncertainty.parquet"
 

@@ -10,6 +10,7 @@ from rlrec.evaluation.significance import (
     auc_difference,
     auc_interval,
     mean_and_sd,
+    mean_difference,
     paired_tests,
     percentile_interval,
     resample_counts,
@@ -136,3 +137,18 @@ def test_resampled_sums_by_hand():
     assert set(resampled_sums([[1.0], [0.0]], resamples=50)[:, 0]) == {0.0, 1.0, 2.0}
     with pytest.raises(ValueError, match="No resample gave a number"):
         percentile_interval([np.nan])
+
+
+def test_mean_difference_resamples_users():
+    """User u: b is better by 1 in one case. User v, of three cases: a is better by 1. Resamples: uu, uv, vv."""
+    users = ["u", "v", "v", "v"]
+    found = mean_difference([0, 1, 1, 1], [1, 0, 0, 0], users=users)
+    assert (found["mean_a"], found["mean_b"], found["difference"]) == (0.75, 0.25, -0.5)
+    assert (found["low"], found["high"]) == (-1, 1)
+    assert found["p_value"] == pytest.approx(0.5, abs=0.1)  # a quarter of the resamples, uu, is above 0
+    with pytest.raises(ValueError, match="Case 1 has no finite number"):
+        mean_difference([0.0, np.nan], [0, 0])
+    with pytest.raises(ValueError, match="two lists of the same length"):
+        mean_difference([0.0], [0, 0])
+    with pytest.raises(ValueError, match="two lists of the same length"):
+        mean_difference([], [])
