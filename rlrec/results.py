@@ -27,6 +27,7 @@ REQUIRED = ("schema", "system", "dataset", "seed", "rows", "controls")
 PACKAGES = ("rlrec", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "scikit-learn")
 SAMPLE_COLUMNS = ("user_id", "item_id", "title", "label", "rating", "target", "review", "reasons", "history_titles",
                   "history_labels")  # fmt: skip
+WINDOW_COLUMNS = ("window", "item_id", "title", "history", "popularity")  # of samples of a popularity window
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
@@ -178,8 +179,8 @@ def write_predictions(
     """Write `output_dir`/predictions.parquet: one row per test sample, for paired tests and the case study.
 
     Args:
-        samples: the test samples; user_id, item_id and label are needed, title, history, review and target (the
-            rating scaled to [0, 1], where ratings are predicted) are kept.
+        samples: the test samples; of their columns those of `SAMPLE_COLUMNS` (target: the rating scaled to [0, 1]) or
+            `WINDOW_COLUMNS` are kept.
         scores: {row of results.json: (N,) probabilities or scaled ratings}, stored as column score_<row>.
         explanations: {row: N texts (the first one where there are several)}, stored as column explanation_<row>.
     """
@@ -190,7 +191,8 @@ def write_predictions(
             raise ValueError(
                 f"{column.name} has {len(column)} values for {len(samples)} samples; give one per sample."
             )
-    kept = samples.select([column for column in SAMPLE_COLUMNS if column in samples.columns])
+    wanted = WINDOW_COLUMNS if "window" in samples.columns else SAMPLE_COLUMNS
+    kept = samples.select([column for column in wanted if column in samples.columns])
     return write_parquet_atomic(Path(output_dir) / "predictions.parquet", kept.with_columns(columns))
 
 
