@@ -55,6 +55,13 @@ def test_to_the_end(finished):
     assert len(judged) == len(predictions)
 
 
+def test_unseen_items_are_thinned_out_in_training_alone():
+    rows = {"users_before": [0, 0, 0, 3], "popularity": [0, 0, 2, 0]}
+    kept = trail_run._thinned(pl.DataFrame(rows), 0.0, seed=0)
+    assert kept.rows() == [(0, 2), (3, 0)]
+    assert len(trail_run._thinned(pl.DataFrame(rows), 1.0, seed=0)) == 4
+
+
 def test_both_terms_are_logged_and_an_ablation_lacks_its_own(finished):
     def logged(stage, name):
         records = json.loads((finished[0] / "logs" / f"{stage}.json").read_text())
@@ -99,6 +106,7 @@ def test_a_run_killed_in_training_ends_with_the_same_rows(finished, monkeypatch,
     ("options", "message"),
     [
         (["--score", "guessed"], "score is 'guessed', but must be one of written, expected."),
+        (["--unseen_share", "2"], "unseen_share is 2.0, but must lie between 0 and 1."),
         (["--cold", "frozen"], "cold is 'frozen', but must be one of catalogue, first_window, none."),
         (["--ablations", "without_all"], "ablations names 'without_all', but must be of without_sup, without_con."),
         (["--few_shot", "5"], "few_shot is set, but the embedded policy reads one sample at a time"),

@@ -28,6 +28,13 @@ class TRAILArguments:
             "(rlrec/data/popularity.py)."
         },
     )
+    unseen_share: float = field(
+        default=1.0,
+        metadata={
+            "help": "Share of the training samples kept in which nobody had the item before the window or in it: with "
+            "'catalogue' they are the most, and the easiest."
+        },
+    )
     max_history: int | None = field(
         default=None, metadata={"help": "Newest windows in a prompt; default: all (compact prompts: 12)."}
     )
@@ -72,6 +79,8 @@ class TRAILArguments:
                      "scoring_batch", "patience"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if not 0 <= self.unseen_share <= 1:
+            raise ValueError(f"unseen_share is {self.unseen_share}, but must lie between 0 and 1.")
         if self.max_history is not None and self.max_history < 1:
             raise ValueError(f"max_history is {self.max_history}, but must be at least 1.")
         if self.few_shot < 0 or not self.temperature_at_inference > 0 or any(rank < 1 for rank in self.lora_ranks):

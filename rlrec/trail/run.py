@@ -96,7 +96,8 @@ class TRAILRun(Run):
         items = self.prepared.items.select("item_id", "title", "categories", "description")
         joined = self.popularity.samples.join(items, on="item_id", how="left", maintain_order="left")
         self.samples = {split: joined.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
-        self.samples["train"] = _at_most(self.samples["train"], data.num_samples, self.seed)
+        training = _thinned(self.samples["train"], arguments.unseen_share, self.seed)
+        self.samples["train"] = _at_most(training, data.num_samples, self.seed)
         self.state.print(self._described())
         self.claim_folder()
         self.policies, self.prompts = self._load_policies()
@@ -289,6 +290,12 @@ class TRAILRun(Run):
 def _trend_classes(samples: pl.DataFrame) -> pl.DataFrame:
     classes = [trend_class(history) for history in samples["history"].to_list()]
     return samples.select("window", "item_id", pl.Series("group", classes))
+
+
+def _thinned(samples: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
+    """All samples but those of items that nobody has had yet, of which `share` are kept."""
+    drawn = pl.Series(np.random.default_rng(seed).random(len(samples)))
+    return samples.filter((pl.col("users_before") > 0) | (pl.col("popularity") > 0) | (drawn < share))
 
 
 def _at_most(samples: pl.DataFrame, count: int | None, seed: int) -> pl.DataFrame:
