@@ -8,7 +8,7 @@ import polars as pl
 import torch
 
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
-from rlrec.recommenders.fitting import FitResult, fit
+from rlrec.recommenders.fitting import FitResult, fit, fit_all
 
 SPLITS = ("train", "validation", "test")
 Embeddings = Mapping[str, torch.Tensor]  # split -> (N, S, d)
@@ -61,6 +61,7 @@ def mean_of_fits(
     z: Embeddings | None = None,
     fits: int = 3,
     seed: int = 0,
+    workers: int = 1,
     **options,
 ) -> tuple[dict[str, float], np.ndarray, list[Recommender]]:
     """Fit a recommender `fits` times: the mean of its test metrics, the first fit's predictions, and the models.
@@ -68,14 +69,16 @@ def mean_of_fits(
     Args:
         metrics: (targets, predictions), both (N,), -> {name: value}.
         z: explanation embeddings by split; None: without explanations.
+        workers: see `fit_all`.
         options: of `fit`.
     """
-    rows, predictions, models = [], [], []
+    jobs = []
     for attempt in range(fits):
         torch.manual_seed(1000 * seed + attempt)
-        models.append(make_model())
-        data.fit(models[-1], z, seed=1000 * seed + attempt, **options)
-        batch, targets, test_z = data.rows("test", z)
-        predictions.append(models[-1].predict(batch, test_z).numpy())
-        rows.append(metrics(targets.numpy(), predictions[-1]))
+        given = (*data.rows("train", z), data.rows("validation", z))
+        jobs.append((make_model(), given, {"seed": 1000 * seed + attempt, **options}))
+    models = [model for model, _ in fit_all(jobs, workers)]
+    batch, targets, test_z = data.rows("test", z)
+    predictions = [model.predict(batch, test_z).numpy() for model in models]
+    rows = [metrics(targets.numpy(), predicted) for predicted in predictions]
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}, predictions[0], models

@@ -60,6 +60,9 @@ class RecPIEArguments:
         default=1, metadata={"help": "Above 1: rows that read the mean of so many explanations."}
     )
     recommender_fits: int = field(default=3, metadata={"help": "Fits of every recommender; its row is their mean."})
+    fit_workers: int = field(
+        default=1, metadata={"help": "Processes for fits that do not wait for each other (each needs 0.4 GiB)."}
+    )
     generation_batch: int = field(default=256, metadata={"help": "Sequences generated at once in the evaluation."})
     scoring_batch: int = field(default=256, metadata={"help": "Texts encoded at once."})
 
@@ -84,7 +87,7 @@ class RecPIEArguments:
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above 0.")
         for name in ("rounds", "recommender_epochs", "recommender_batch", "num_explanations", "recommender_fits",
-                     "generation_batch", "scoring_batch"):  # fmt: skip
+                     "fit_workers", "generation_batch", "scoring_batch"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         if self.folds < 0 or self.folds == 1:

@@ -196,7 +196,14 @@ class RecPIERows(PPORun):
     def _add_fits(self, row: str, make_model, z=None, data: SplitData | None = None) -> list[Recommender]:
         fits = self.arguments.recommender_fits
         self.rows[row], self.scores[row], models = mean_of_fits(
-            data or self.data, make_model, self._metrics, z, fits, self.seed, **self._fit_options
+            data or self.data,
+            make_model,
+            self._metrics,
+            z,
+            fits,
+            self.seed,
+            self.arguments.fit_workers,
+            **self._fit_options,
         )
         return models
 

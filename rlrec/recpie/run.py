@@ -63,7 +63,7 @@ class RecPIERun(RecPIERows):
     """
 
     system = "recpie"
-    evaluation = ("recommender_fits", "robustness", "more_variants", "scoring_batch")
+    evaluation = ("recommender_fits", "robustness", "more_variants", "scoring_batch", "fit_workers")
 
     def __init__(
         self,
@@ -259,6 +259,7 @@ class RecPIERun(RecPIERows):
                 folds=self.arguments.folds,
                 validation=self.data.rows("validation", z),
                 seed=self.seed,
+                workers=self.arguments.fit_workers,
                 **self._fit_options,
             )
             crossed.save_pretrained(folder / "folds")

@@ -5,7 +5,7 @@ import polars as pl
 import pytest
 import torch
 
-from rlrec.recommenders import DeepFM, SplitData, mean_of_fits
+from rlrec.recommenders import DeepFM, SplitData, cross_fit, mean_of_fits
 
 SAMPLES = pl.DataFrame(
     {
@@ -114,6 +114,18 @@ def test_the_mean_of_fits_by_hand(data):
     assert again["brier"] == pytest.approx(brier(targets, own[0])["brier"])
     _, other, _ = mean_of_fits(data, make_model(data), brier, fits=1, seed=5, **options)
     assert not (other == predictions).all()
+
+
+def test_fits_in_two_processes_are_the_same_bit_for_bit(data):
+    options, make = {"epochs": 2, "seed": 4}, make_model(data)
+    row, predictions, models = mean_of_fits(data, make, brier, fits=2, **options)
+    again, spread, others = mean_of_fits(data, make, brier, fits=2, workers=2, **options)
+    assert (again, spread.tolist()) == (row, predictions.tolist())
+    for model, other in zip(models, others):
+        assert all(torch.equal(values, other.state_dict()[name]) for name, values in model.state_dict().items())
+    groups = data.samples["train"]["user_id"].to_list()
+    crossed = [cross_fit(make, *data.rows("train"), groups=groups, folds=2, epochs=1, workers=w) for w in (1, 2)]
+    assert torch.equal(crossed[0].predictions, crossed[1].predictions)
 
 
 def test_explanations_of_the_test_split_are_read(data):
