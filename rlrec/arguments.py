@@ -106,13 +106,6 @@ class PolicyArguments:
         default=1500, metadata={"help": "Embedded policy: longest copy warm-up; it ends when copying is learned."}
     )
     template_steps: int = field(default=400, metadata={"help": "Embedded policy: steps on the templates."})
-    cpu_threads: int | None = field(
-        default=None,
-        metadata={
-            "help": "PyTorch's threads on a CPU; default: the environment's, which accelerate sets to 1 unless told "
-            "otherwise. Fits of recommenders take one each."
-        },
-    )
     lora_r: int = field(default=16, metadata={"help": "LoRA rank (ExpCTR uses LoRA and names no rank)."})
     lora_alpha: int = field(default=32, metadata={"help": "LoRA alpha."})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout (PPO switches dropout off anyway)."})
@@ -123,8 +116,6 @@ class PolicyArguments:
     def __post_init__(self):
         if self.prompt_style not in (None, "paper", "compact"):
             raise ValueError(f"prompt_style is {self.prompt_style!r}, but must be 'paper' or 'compact'.")
-        if self.cpu_threads is not None and self.cpu_threads < 1:
-            raise ValueError(f"cpu_threads is {self.cpu_threads}, but must be at least 1.")
         if self.dtype not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"dtype is {self.dtype!r}, but must be float32, bfloat16 or float16.")
 

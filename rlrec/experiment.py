@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 import polars as pl
-import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
@@ -50,8 +49,6 @@ class Run:
         self.arguments, self.config, self.seed = arguments, config, config.seed
         self.data_arguments, self.policy_arguments = data, policy
         self.output, self.state = Path(config.output_dir), PartialState()
-        if policy.cpu_threads is not None:
-            torch.set_num_threads(policy.cpu_threads)
         self.rows, self.scores, self.texts, self.controls = {}, {}, {}, {}
 
     @property
