@@ -228,6 +228,18 @@ def lora_config(arguments: PolicyArguments) -> LoraConfig:
     )
 
 
+def load_pretrained(arguments: PolicyArguments) -> tuple[Policies, bool]:
+    """The Hugging Face model that the arguments name, and whether its prompts are conversations."""
+    policies = pretrained_policies(
+        arguments.model_name_or_path,
+        lora_config(arguments),
+        revision=arguments.model_revision,
+        dtype=arguments.dtype,
+        attn_implementation=arguments.attn_implementation,
+    )
+    return policies, policies.is_conversational(arguments.conversational)
+
+
 def load_policies(
     arguments: PolicyArguments,
     prepared: PreparedDataset,
@@ -243,17 +255,10 @@ def load_policies(
         make_template: (style, domain, conversational, history_categories) -> template (rows, generation, maybe ctr).
         make_grammar: domain -> the embedded policy's grammar.
     """
-    domain, lora = prepared.metadata["domain"], lora_config(arguments)
+    domain = prepared.metadata["domain"]
     if arguments.model_name_or_path != "tiny":
         template = make_template(arguments.prompt_style or "paper", domain, False, arguments.history_categories)
-        policies = pretrained_policies(
-            arguments.model_name_or_path,
-            lora,
-            revision=arguments.model_revision,
-            dtype=arguments.dtype,
-            attn_implementation=arguments.attn_implementation,
-        )
-        conversational = policies.is_conversational(arguments.conversational)
+        policies, conversational = load_pretrained(arguments)
         return policies, dataclasses.replace(template, conversational=conversational)
     template = make_template(arguments.prompt_style or "compact", domain, False, arguments.history_categories)
     items = prepared.items
@@ -269,4 +274,6 @@ def load_policies(
     rows = template.rows(training)
     grammar = make_grammar(domain)
     ctr = getattr(template, "ctr", None)  # RecPIE asks its policy for no verdict
-    return embedded_policies(rows, catalogue, template.generation, ctr, grammar, config, lora), template
+    return embedded_policies(
+        rows, catalogue, template.generation, ctr, grammar, config, lora_config(arguments)
+    ), template

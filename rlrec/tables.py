@@ -22,7 +22,7 @@ METRIC_LABELS = {
     "citations_per_explanation": "citations",
     **{f"{metric}@{k}": f"{label}@{k}" for metric, label in RANKING_LABELS.items() for k in (5, 10)},
 }  # fmt: skip
-LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "repaired"}
+LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "cut", "repaired"}
 NO_DIRECTION = {"trend_claims", "with_trend_claims"}
 # Groups of items in the order of the tables; the metric of one is named "hr@10/cold".
 GROUPS = ("cold", "warm", "increasing", "decreasing", "fluctuating", "unknown")

@@ -21,7 +21,7 @@ except ImportError as error:
 
 Runs = Sequence[Mapping[str, Sequence[Mapping]]]
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
-LOSSES = {"loss_sup": "L_sup, cross entropy of the score (eq. 9)", "loss_con": "L_con, InfoNCE (eq. 8)"}
+LOSSES = {"loss_sup": "L_sup, cross entropy of the labels (eq. 9)", "loss_con": "L_con, InfoNCE (eq. 8)"}
 
 
 def reward_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:

@@ -60,9 +60,7 @@ class RecPIEArguments:
         default=1, metadata={"help": "Above 1: rows that read the mean of so many explanations."}
     )
     recommender_fits: int = field(default=3, metadata={"help": "Fits of every recommender; its row is their mean."})
-    fit_workers: int = field(
-        default=1, metadata={"help": "Processes for fits that do not wait for each other (each needs 0.4 GiB)."}
-    )
+    fit_workers: int = field(default=1, metadata={"help": "Processes for fits that do not wait for each other."})
     generation_batch: int = field(default=256, metadata={"help": "Sequences generated at once in the evaluation."})
     scoring_batch: int = field(default=256, metadata={"help": "Texts encoded at once."})
 

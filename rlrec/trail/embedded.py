@@ -62,7 +62,7 @@ def embedded_trend_policies(
 def bootstrap(
     rows: Sequence[Mapping], grammar: TrendGrammar, config: TinyConfig, progress: bool = True
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Train tokenizer and policy (half a minute on two CPU cores)."""
+    """Train tokenizer and policy for `config.template_steps` steps."""
     torch.manual_seed(config.seed)
     rng, prompts = np.random.default_rng(config.seed), grammar.prompts
     categories = sorted({word for row in rows for word in prompts.category_words(row)})

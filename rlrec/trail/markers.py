@@ -25,20 +25,28 @@ def marker_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     return vocabulary[EXPLANATION_START], vocabulary[EXPLANATION_END]
 
 
+def add_marker_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make each marker one token of `tokenizer`.
+
+    They are ordinary added tokens, not special ones: `decode(..., skip_special_tokens=True)` keeps them in the text,
+    where the answer's parser looks for them.
+    """
+    markers = (EXPLANATION_START, EXPLANATION_END)
+    tokenizer.add_tokens([AddedToken(marker, normalized=False, special=False) for marker in markers])
+
+
 def add_markers(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Make each marker one token of `tokenizer` and give `model` rows for them; nothing changes where they are there.
 
     A new row, of the input and of the output embedding, is the mean of the rows of the pieces that the marker's text
     was split into before. No loss of TRAIL trains a model to write the markers, so a model that wrote them as pieces
-    should find the new tokens about as likely; and no random number is drawn, so that a reloaded base is equal.
-
-    They are ordinary added tokens, not special ones: `decode(..., skip_special_tokens=True)` keeps them in the text,
-    where the answer's parser looks for them.
+    should find the new tokens about as likely; and no random number is drawn, so that a reloaded base is equal. Where
+    the tokenizer has them, the model is taken to have them too: give every newly loaded base a tokenizer without.
     """
     vocabulary = tokenizer.get_vocab()
     new = [marker for marker in (EXPLANATION_START, EXPLANATION_END) if marker not in vocabulary]
     pieces = [tokenizer(marker, add_special_tokens=False)["input_ids"] for marker in new]
-    tokenizer.add_tokens([AddedToken(marker, normalized=False, special=False) for marker in new])
+    add_marker_tokens(tokenizer)
     if len(tokenizer) > model.get_input_embeddings().weight.size(0):
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]

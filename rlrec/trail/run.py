@@ -10,7 +10,7 @@ Paper: "Following the TRAIL" (2026), section 4 and appendix A. Departures beside
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +31,8 @@ from rlrec.evaluation.ranking import (
     rank_items,
     ranking_metrics,
 )
-from rlrec.experiment import Run, load_prepared, lora_config
-from rlrec.policies.loading import Policies, pretrained_policies
+from rlrec.experiment import Run, load_prepared, load_pretrained, lora_config
+from rlrec.policies.loading import Policies
 from rlrec.policies.numbers import expected_numbers, number_tokens
 from rlrec.policies.tiny import TinyConfig
 from rlrec.results import to_json, write_log_history, write_parquet_atomic, write_text_atomic
@@ -47,7 +47,7 @@ from rlrec.trail.baselines import (
 from rlrec.trail.config import TRAILConfig
 from rlrec.trail.embedded import embedded_trend_policies
 from rlrec.trail.grammar import TrendGrammar
-from rlrec.trail.markers import add_markers
+from rlrec.trail.markers import add_marker_tokens, add_markers
 from rlrec.trail.output import Answer, summarise_answers
 from rlrec.trail.pare import fit_pare
 from rlrec.trail.prompts import TrendPrompts
@@ -219,20 +219,12 @@ class TRAILRun(Run):
             window_days=arguments.window_days,
             template_file=arguments.template_file,
         )
-        lora = lora_config(policy)
         if embedded:
             config = TinyConfig(template_steps=policy.template_steps, batch_size=64, seed=self.seed)
             rows = self.samples["train"].to_dicts()
-            return embedded_trend_policies(rows, TrendGrammar(prompts), config, lora), prompts
-        policies = pretrained_policies(
-            policy.model_name_or_path,
-            lora,
-            revision=policy.model_revision,
-            dtype=policy.dtype,
-            attn_implementation=policy.attn_implementation,
-        )
-        conversational = policies.is_conversational(policy.conversational)
-        return _with_markers(policies), dataclasses.replace(prompts, conversational=conversational)
+            return embedded_trend_policies(rows, TrendGrammar(prompts), config, lora_config(policy)), prompts
+        policies, conversational = load_pretrained(policy)
+        return with_markers(policies), dataclasses.replace(prompts, conversational=conversational)
 
     def _item_embeddings(self) -> np.ndarray:
         """(M, d) of the items' texts, as the paper's prompt describes them; zeros for items without any."""
@@ -323,16 +315,16 @@ def _with_rank(lora: LoraConfig, rank: int | None) -> LoraConfig:
     return lora
 
 
-def _with_markers(policies: Policies) -> Policies:
-    """Policies whose tokenizer and base model have the two markers."""
-    load: Callable = policies.load_base
+def with_markers(policies: Policies) -> Policies:
+    """Policies whose tokenizer has the two markers, and every base that they load as well, with the same rows."""
+    load, without = policies.load_base, copy.deepcopy(policies.tokenizer)
+    add_marker_tokens(policies.tokenizer)
 
     def load_base():
         model = load()
-        add_markers(model, policies.tokenizer)
+        add_markers(model, copy.deepcopy(without))
         return model
 
-    add_markers(load(), policies.tokenizer)
     return Policies(load_base, policies.tokenizer, policies.lora)
 
 

@@ -90,8 +90,9 @@ def encode(
     ]
     if explanation_share:
         drawn = random.Random(answer).random  # the same tokens whenever the row is encoded
-        scored = labels if supervise else [-100] * len(ids)
-        labels = [token if drawn() < explanation_share else label for token, label in zip(ids, scored)]
+        chosen = [drawn() < explanation_share for _ in ids]
+        # a score is a label or not by `supervise` alone, or the ablation without L_sup would still be told some
+        labels = [token if (chosen[i] if labels[i] == -100 else supervise) else -100 for i, token in enumerate(ids)]
     return {
         "input_ids": kept + ids,
         "labels": [-100] * len(kept) + labels,

@@ -64,8 +64,10 @@ def test_a_share_of_the_explanation_can_be_labelled_too():
     assert sum(scored) < sum(labelled) < answer
     assert all(label for label, score in zip(labelled, scored) if score)
     assert half == encode(row, tokenizer, explanation_share=0.5)  # drawn once
-    text_alone = encode(row, tokenizer, explanation_share=0.5, supervise=False)["labels"]
-    assert 0 < sum(label != -100 for label in text_alone) < sum(labelled)
+    for share in (0.5, 1.0):
+        text_alone = encode(row, tokenizer, explanation_share=share, supervise=False)["labels"]
+        assert not any(label != -100 for label, score in zip(text_alone, scored) if score)
+        assert any(label != -100 for label in text_alone)
 
 
 def test_the_compact_style_has_its_score_in_front():
