@@ -12,7 +12,7 @@ from rlrec.recommenders.ncf import NCF
 from rlrec.recommenders.sasrec import SASRec
 from rlrec.recommenders.self_attentive_gru import SelfAttentiveGRU
 from rlrec.recommenders.sequential import fit_sequences, item_sequences
-from rlrec.recommenders.split_data import SplitData, mean_of_fits
+from rlrec.recommenders.split_data import SplitData, mean_of_fits, start_mean_of_fits
 
 __all__ = [
     "NCF",
@@ -31,4 +31,5 @@ __all__ = [
     "fit_sequences",
     "item_sequences",
     "mean_of_fits",
+    "start_mean_of_fits",
 ]

@@ -41,6 +41,9 @@ class FitResult:
     samples_per_second: float = 0.0
 
 
+Fitted = tuple[Recommender, FitResult]
+
+
 def fit(
     model: Recommender,
     batch: Batch,
@@ -78,21 +81,11 @@ def fit(
         ValueError: labels of one class only or not 0/1, ratings that are all equal or outside of [0, 1], shapes
             that do not fit, fewer than 10 validation rows.
     """
-    check_targets = check_labels if model.objective == "binary" else check_ratings
-    check_targets(labels, len(batch["user"]), "training")
-    model.check(batch, explanations)
+    check_rows(model, batch, labels, explanations, validation)
     metrics = METRICS[model.objective]
     metric = metric or metrics[0]
     if metric not in metrics:
         raise ValueError(f"metric is {metric!r}, expected one of {metrics} for the objective {model.objective!r}")
-    if validation is not None:
-        rows = len(validation[1])
-        if rows < MINIMUM_VALIDATION_ROWS:
-            raise ValueError(
-                f"validation has {rows} rows, fewer than {MINIMUM_VALIDATION_ROWS}: too few for early stopping; "
-                "give more rows or validation=None"
-            )
-        check_targets(validation[1], len(validation[0]["user"]), "validation")
     device = next(model.parameters()).device
     data = {key: values.to(device) for key, values in batch.items() if values.numel()}
     empty = {key: values.to(device) for key, values in batch.items() if not values.numel()}
@@ -134,25 +127,34 @@ def fit(
     return result
 
 
-def fit_all(jobs: Sequence[tuple[Recommender, tuple, dict]], workers: int = 1) -> list[tuple[Recommender, FitResult]]:
-    """`fit` several models; with `workers`, each in a process of its own, and bit for bit the same.
+def start_fits(jobs: Sequence[tuple[Recommender, tuple, dict]], workers: int = 1) -> Callable[[], list[Fitted]]:
+    """`fit` several models; with `workers`, in processes of their own, beside what the caller does next.
 
-    Batches are so small that a second thread slows a fit down; a second process halves the time of many.
+    Batches are so small that a second thread slows a fit down; a second process halves the time of many. The weights
+    are bit for bit those of one process.
 
     Args:
         jobs: (model, arguments, options) of `fit`. With more than one worker models and data must be on the CPU, and
             `on_epoch` cannot be given.
-        workers: processes; 1 fits in this one.
+        workers: processes; 1 fits in this one, now.
 
     Returns:
-        The trained models (with several workers, copies of those given) and their results, in order.
+        A function that waits for the fits, and gives the trained models (with several workers, copies of those given)
+        and their results, in order.
+
+    Raises:
+        ValueError: what `fit` raises for rows that cannot be used.
     """
-    if workers == 1 or len(jobs) < 2:
-        return [_fit_job(job) for job in jobs]
-    return list(_worker_pool(workers).map(_fit_job, jobs))
+    if workers == 1:
+        done = [_fit_job(job) for job in jobs]
+        return lambda: done
+    for model, arguments, _ in jobs:
+        check_rows(model, *arguments)
+    waiting = [_worker_pool(workers).submit(_fit_job, job) for job in jobs]
+    return lambda: [one.result() for one in waiting]
 
 
-def _fit_job(job: tuple[Recommender, tuple, dict]) -> tuple[Recommender, FitResult]:
+def _fit_job(job: tuple[Recommender, tuple, dict]) -> Fitted:
     model, arguments, options = job
     return model, fit(model, *arguments, **options)
 
@@ -213,6 +215,22 @@ def train_epoch(model, optimizer, data: Batch, empty: Batch, batch_size: int) ->
         losses.append(loss.detach())
     sizes = torch.tensor([len(label) for label in parts["label"]], dtype=torch.float32)
     return float(torch.stack(losses).cpu() @ sizes) / rows
+
+
+def check_rows(model, batch, labels, explanations=None, validation=None) -> None:
+    """Raise the ValueErrors of `fit` for rows that cannot be used."""
+    check_targets = check_labels if model.objective == "binary" else check_ratings
+    check_targets(labels, len(batch["user"]), "training")
+    model.check(batch, explanations)
+    if validation is None:
+        return
+    rows = len(validation[1])
+    if rows < MINIMUM_VALIDATION_ROWS:
+        raise ValueError(
+            f"validation has {rows} rows, fewer than {MINIMUM_VALIDATION_ROWS}: too few for early stopping; "
+            "give more rows or validation=None"
+        )
+    check_targets(validation[1], len(validation[0]["user"]), "validation")
 
 
 def check_labels(labels: torch.Tensor, rows: int, name: str) -> None:
@@ -336,7 +354,7 @@ def cross_fit(
         make_model: builds an untrained recommender; called once per fold under a seed of its own.
         groups: (N,) names, such as user ids; all rows of one group are in one fold.
         validation: rows for early stopping of every fold's fit, of groups outside of the training rows.
-        workers: see `fit_all`.
+        workers: see `start_fits`.
         fit_arguments: passed on to `fit`.
 
     Raises:
@@ -358,7 +376,7 @@ def cross_fit(
         z = None if explanations is None else explanations[rows]
         options = {"seed": seed * folds + fold, **fit_arguments}
         jobs.append((model, (part, labels[rows], z, validation), options))
-    models, results = map(list, zip(*fit_all(jobs, workers)))
+    models, results = map(list, zip(*start_fits(jobs, workers)()))
     crossed = CrossFit(models, fold_of_group, torch.zeros(0), results)
     crossed.predictions = crossed.predict(batch, groups, explanations)
     return crossed

@@ -8,10 +8,11 @@ import polars as pl
 import torch
 
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
-from rlrec.recommenders.fitting import FitResult, fit, fit_all
+from rlrec.recommenders.fitting import FitResult, fit, start_fits
 
 SPLITS = ("train", "validation", "test")
 Embeddings = Mapping[str, torch.Tensor]  # split -> (N, S, d)
+MeanOfFits = tuple[dict[str, float], np.ndarray, list[Recommender]]
 
 
 @dataclass
@@ -54,7 +55,7 @@ class SplitData:
         return fit(model, *self.rows("train", z), self.rows("validation", z), **options)
 
 
-def mean_of_fits(
+def start_mean_of_fits(
     data: SplitData,
     make_model: Callable[[], Recommender],
     metrics: Callable[[np.ndarray, np.ndarray], Mapping[str, float]],
@@ -63,22 +64,35 @@ def mean_of_fits(
     seed: int = 0,
     workers: int = 1,
     **options,
-) -> tuple[dict[str, float], np.ndarray, list[Recommender]]:
-    """Fit a recommender `fits` times: the mean of its test metrics, the first fit's predictions, and the models.
+) -> Callable[[], MeanOfFits]:
+    """Fit a recommender `fits` times, with several `workers` in the background.
 
     Args:
         metrics: (targets, predictions), both (N,), -> {name: value}.
         z: explanation embeddings by split; None: without explanations.
-        workers: see `fit_all`.
+        workers: see `start_fits`.
         options: of `fit`.
+
+    Returns:
+        A function that waits for the fits: their mean test metrics, the first fit's predictions, and the models.
     """
     jobs = []
     for attempt in range(fits):
         torch.manual_seed(1000 * seed + attempt)
         given = (*data.rows("train", z), data.rows("validation", z))
         jobs.append((make_model(), given, {"seed": 1000 * seed + attempt, **options}))
-    models = [model for model, _ in fit_all(jobs, workers)]
-    batch, targets, test_z = data.rows("test", z)
-    predictions = [model.predict(batch, test_z).numpy() for model in models]
-    rows = [metrics(targets.numpy(), predicted) for predicted in predictions]
-    return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}, predictions[0], models
+    wait = start_fits(jobs, workers)
+
+    def mean() -> MeanOfFits:
+        models = [model for model, _ in wait()]
+        batch, targets, test_z = data.rows("test", z)
+        predictions = [model.predict(batch, test_z).numpy() for model in models]
+        rows = [metrics(targets.numpy(), predicted) for predicted in predictions]
+        return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}, predictions[0], models
+
+    return mean
+
+
+def mean_of_fits(*arguments, **options) -> MeanOfFits:
+    """`start_mean_of_fits`, and wait for it."""
+    return start_mean_of_fits(*arguments, **options)()

@@ -25,8 +25,9 @@ from rlrec.recommenders import (
     SplitData,
     fit_sequences,
     item_sequences,
-    mean_of_fits,
+    start_mean_of_fits,
 )
+from rlrec.recommenders.split_data import MeanOfFits
 from rlrec.recpie.attention import write_attention
 from rlrec.recpie.cosines import CosineRecorder, choose_pairs, write_cosines
 from rlrec.recpie.prompts import ExplanationPrompts
@@ -86,13 +87,16 @@ class RecPIERows(PPORun):
 
     Attributes:
         finished: {row: explanations} of the variants whose loop has ended.
-        fitted: {row: (first fit, its embeddings)} of the rows with explanations.
+        embedded: {row: embeddings of its explanations, by split}.
+        models: {row: its first fit}, once `collect_rows` has been called.
     """
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.finished: dict[str, Explanations] = {}
-        self.fitted: dict[str, tuple[Recommender, dict[str, torch.Tensor]]] = {}
+        self.embedded: dict[str, dict[str, torch.Tensor]] = {}
+        self.models: dict[str, Recommender] = {}
+        self._started: dict[str, Callable[[], MeanOfFits]] = {}
 
     def add_rows_without_text(self) -> None:
         """The means, and the recommender without explanations, alone and with heuristics as context features."""
@@ -115,10 +119,8 @@ class RecPIERows(PPORun):
         for count in dict.fromkeys((1, self.arguments.num_explanations)):
             z = self._embed(explanations, count)
             mean = f"{row}_mean{count}" if count > 1 else row
-            models = self._add_fits(mean, self._make_model(explanations), z)
-            if count == 1:
-                self._add_shuffled_control(row, models, z)
-                self.fitted[row] = models[0], z
+            self._add_fits(mean, self._make_model(explanations), z)
+            self.embedded.setdefault(row, z)
         test = self.data.samples["test"]
         texts = {side: explanations.held_out[0].texts_for(test, side) for side in explanations.sides}
         self.texts |= {f"{row}_{side}": written for side, written in texts.items()}
@@ -127,38 +129,34 @@ class RecPIERows(PPORun):
             self.controls[f"{row}_rounds"] = len(explanations.rounds) - 1
             self.finished[row] = explanations
 
+    def collect_rows(self) -> None:
+        """Wait for the fits of the rows that have been added, and fill in what they gave."""
+        targets, batch = self.data.targets["test"].numpy(), self.data.batches["test"]
+        for row, mean in self._started.items():
+            metrics, self.scores[row], models = mean()
+            self.rows[row] = metrics | self.rows[row]
+            self.models[row] = models[0]
+            if row in self.embedded:  # with other samples' explanations: what is left is not the explanations' doing
+                z = self.embedded[row]["test"]
+                other = z[torch.randperm(len(z), generator=torch.Generator().manual_seed(self.seed))]
+                shuffled = [self._metrics(targets, model.predict(batch, other).numpy()) for model in models]
+                self.controls[f"{row}_shuffled"] = {
+                    metric: float(np.mean([one[metric] for one in shuffled])) for metric in ("rmse", "auc")
+                }
+        self._started.clear()
+
     def write_analyses(self) -> None:
         """What the paper's Figures 7, 8 and 9 are drawn from (docs/analyses.md), where there is enough data."""
         if not self.state.is_main_process:
             return
-        model, z = self.fitted["recpie"]
-        batch, targets, test_z = self.data.rows("test", z)
-        test = self.data.samples["test"]
-        write_attention(self.output, test, model.attention(batch, test_z).mean(1).numpy(), model.token_names)
+        self._write_cosines()
+        self.collect_rows()
+        test, (batch, targets, z) = self.data.samples["test"], self.data.rows("test", self.embedded["recpie"])
+        model = self.models["recpie"]
+        write_attention(self.output, test, model.attention(batch, z).mean(1).numpy(), model.token_names)
         # a constant's distance is no disagreement of models, so the means are left out
         fitted = {row: scores for row, scores in self.scores.items() if row not in rating_heuristics(self.samples)}
         write_uncertainty(self.output, test, targets.numpy(), fitted)
-        training = self.data.samples["train"]
-        try:
-            pairs = choose_pairs(training, self.prepared.items, seed=self.seed)
-        except ValueError as no_pairs:  # items without categories, or all of one
-            self.state.print(f"No cosines of item pairs (Figure 7): {no_pairs}")
-            return
-        explanations, options = self.finished["recpie"], self._fit_options
-        recorder = CosineRecorder(pairs, self.data.vocabulary.items)
-        for name, make_model, embedded in (
-            ("RecPIE", self._make_model(explanations), z),
-            ("without explanations", self._make_model(), None),
-        ):
-            torch.manual_seed(self.seed)
-            self.data.fit(make_model(), embedded, seed=self.seed, on_epoch=recorder.on_epoch(name), **options)
-        sequences = item_sequences(training, self.data.vocabulary.items)
-        for kind in (SASRec, BERT4Rec):
-            torch.manual_seed(self.seed)
-            sequence_model = kind(self.data.vocabulary.sizes()["num_items"])
-            record = recorder.on_epoch(kind.__name__)
-            fit_sequences(sequence_model, sequences, epochs=options["epochs"], seed=self.seed, on_epoch=record)
-        write_cosines(self.output, recorder.frame())
 
     # -- parts --------------------------------------------------------------------------------------------------------
     def _split_data(self, **options) -> SplitData:
@@ -193,30 +191,37 @@ class RecPIERows(PPORun):
             options["explanation_dim"] = (encoder or self.encoder).dimension
         return lambda: kind(**sizes, **options)
 
-    def _add_fits(self, row: str, make_model, z=None, data: SplitData | None = None) -> list[Recommender]:
-        fits = self.arguments.recommender_fits
-        self.rows[row], self.scores[row], models = mean_of_fits(
-            data or self.data,
-            make_model,
-            self._metrics,
-            z,
-            fits,
-            self.seed,
-            self.arguments.fit_workers,
-            **self._fit_options,
+    def _add_fits(self, row: str, make_model, z=None, data: SplitData | None = None) -> None:
+        """Start the fits of a row, beside what follows where there are several `fit_workers`."""
+        arguments, data = self.arguments, data or self.data
+        fits, workers = arguments.recommender_fits, arguments.fit_workers
+        self.rows[row] = {}  # the tables have the rows in this order
+        self._started[row] = start_mean_of_fits(
+            data, make_model, self._metrics, z, fits, self.seed, workers, **self._fit_options
         )
-        return models
 
-    def _add_shuffled_control(self, row: str, models: list[Recommender], z) -> None:
-        """The same models with other samples' explanations: what is left is not the explanations' doing."""
-        order = torch.randperm(len(z["test"]), generator=torch.Generator().manual_seed(self.seed))
-        targets = self.data.targets["test"].numpy()
-        shuffled = [
-            self._metrics(targets, m.predict(self.data.batches["test"], z["test"][order]).numpy()) for m in models
-        ]
-        self.controls[f"{row}_shuffled"] = {
-            metric: float(np.mean([one[metric] for one in shuffled])) for metric in ("rmse", "auc")
-        }
+    def _write_cosines(self) -> None:
+        training = self.data.samples["train"]
+        try:
+            pairs = choose_pairs(training, self.prepared.items, seed=self.seed)
+        except ValueError as no_pairs:  # items without categories, or all of one
+            self.state.print(f"No cosines of item pairs (Figure 7): {no_pairs}")
+            return
+        explanations, options = self.finished["recpie"], self._fit_options
+        recorder = CosineRecorder(pairs, self.data.vocabulary.items)
+        for name, make_model, z in (
+            ("RecPIE", self._make_model(explanations), self.embedded["recpie"]),
+            ("without explanations", self._make_model(), None),
+        ):
+            torch.manual_seed(self.seed)
+            self.data.fit(make_model(), z, seed=self.seed, on_epoch=recorder.on_epoch(name), **options)
+        sequences = item_sequences(training, self.data.vocabulary.items)
+        for kind in (SASRec, BERT4Rec):
+            torch.manual_seed(self.seed)
+            sequence_model = kind(self.data.vocabulary.sizes()["num_items"])
+            record = recorder.on_epoch(kind.__name__)
+            fit_sequences(sequence_model, sequences, epochs=options["epochs"], seed=self.seed, on_epoch=record)
+        write_cosines(self.output, recorder.frame())
 
     def _embed(
         self, explanations: Explanations, count: int = 1, encoder: TextEncoder | None = None

@@ -200,6 +200,7 @@ class RecPIERun(RecPIERows):
 
     def finish(self) -> None:
         """Write results.json, predictions.parquet, tables, pictures and model card; print the tables."""
+        self.collect_rows()
         self.write(
             self.prepared,
             self.data.samples,
