@@ -7,6 +7,7 @@ work per row.
 import contextlib
 import functools
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -162,7 +163,13 @@ def _fit_job(job: tuple[Recommender, tuple, dict]) -> Fitted:
 @functools.cache
 def _worker_pool(workers: int) -> ProcessPoolExecutor:
     """Kept until the program ends. Spawned, not forked: autograd's threads do not survive a fork."""
-    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_step_back)
+
+
+def _step_back() -> None:
+    """The caller goes on beside the fits, and must not wait for a core that they use."""
+    if hasattr(os, "nice"):  # not on Windows
+        os.nice(10)
 
 
 class EarlyStopping:
