@@ -1,8 +1,10 @@
 """The embedded policy for TRAIL: a small Llama that reads compact prompts, trained on the spot without a label.
 
-It learns to answer with a label-blind score, the last window's count and a drawn explanation (`TrendGrammar`), on half
-as many invented histories as real ones, so that it has seen every number. What it knows about tomorrow before TRAIL's
-training is therefore what last-window popularity knows.
+It learns two things at once. To explain: prompts of training samples and of invented histories, with a score before
+the drawn explanation (`TrendGrammar`) that is no target. To guess what comes next: invented histories alone, of series
+that drift, fade, have years and bursts, and their next count. No count of the data is ever a target, and categories
+and months say nothing about an invented history: before TRAIL's training it knows about tomorrow what anyone knows who
+has seen many series, and none of these.
 
 A number is one token, and the tokens of numbers start near those of their neighbours (waves in the logarithm, of eight
 lengths): 0.1 million parameters do not find out from a few thousand histories that 34 is nearly 40.
@@ -33,9 +35,10 @@ from rlrec.trail.grammar import TrendGrammar
 from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
 from rlrec.trail.prompts import COMPACT_WINDOWS
 
-VERSION = 2  # part of the cache key: raise it when the bootstrap changes
+VERSION = 3  # part of the cache key: raise it when the bootstrap changes
 READ = ("categories", "window_start", "history", "history_cut")
 WAVES = 8
+GUESSES = 0.5  # weight of the guesses' loss beside the explanations'
 
 
 def embedded_trend_policies(
@@ -73,37 +76,56 @@ def bootstrap(
     optimizer = bootstrap_optimizer(model, config)
     with tqdm(total=config.template_steps, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
         for step in range(config.template_steps):
-            batch = [rows[i] for i in rng.integers(len(rows), size=config.batch_size)]
-            batch = [row if i % 3 else _invented(row, prompts.max_count, rng) for i, row in enumerate(batch)]
-            texts = [
-                (prompts.prompt(row), prompts.answer(prompts.score(grammar.score(row)), grammar.draw(row, rng)))
-                for row in batch
-            ]
+            drawn = [rows[i] for i in rng.integers(len(rows), size=3 * config.batch_size // 2)]
+            told, guessed = drawn[: config.batch_size // 2], drawn[config.batch_size // 2 :]
+            told = [row if i % 3 else _invented(row, prompts.max_count, rng)[0] for i, row in enumerate(told)]
+            texts = [_explaining(prompts, grammar, row, rng) for row in told]
+            guesses = [_invented(row, prompts.max_count, rng) for row in guessed]
+            numbers = [(prompts.prompt(row), prompts.score(count)) for row, count in guesses]
+            loss = _loss(model, tokenizer, texts) + GUESSES * _loss(model, tokenizer, numbers)
             rate = config.learning_rate * min(1, (step + 1) / RAMP_STEPS) * (1 - step / config.template_steps)
-            take_step(model, optimizer, _loss(model, tokenizer, texts), rate, bar)
+            take_step(model, optimizer, loss, rate, bar)
     return model.eval(), tokenizer
 
 
+def _explaining(prompts, grammar: TrendGrammar, row: Mapping, rng: np.random.Generator) -> tuple[str, str]:
+    """Prompt with a label-blind score, and the explanation that follows it."""
+    score = prompts.score(grammar.score(row))
+    answer = prompts.answer(score, grammar.draw(row, rng))
+    return f"{prompts.prompt(row)} {score}", f"{answer.removeprefix(score)} </s>"
+
+
 def _loss(model, tokenizer, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean cross entropy of the answers' tokens."""
-    prompts = tokenizer([prompt for prompt, _ in texts])["input_ids"]
-    answers = tokenizer([f"{answer} </s>" for _, answer in texts], add_special_tokens=False)["input_ids"]
-    length = max(len(p) + len(a) for p, a in zip(prompts, answers))
+    """Mean cross entropy of the second parts' tokens."""
+    given = tokenizer([start for start, _ in texts])["input_ids"]
+    answers = tokenizer([answer for _, answer in texts], add_special_tokens=False)["input_ids"]
+    length = max(len(p) + len(a) for p, a in zip(given, answers))
     ids = torch.zeros(len(texts), length, dtype=torch.long)
     target = torch.zeros(len(texts), length, dtype=torch.bool)
-    for i, (p, a) in enumerate(zip(prompts, answers)):
+    for i, (p, a) in enumerate(zip(given, answers)):
         ids[i, : len(p) + len(a)] = torch.tensor(p + a)
         target[i, len(p) : len(p) + len(a)] = True
     hidden = model.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state[:, :-1]
     return F.cross_entropy(model.lm_head(hidden[target[:, 1:]]), ids[:, 1:][target[:, 1:]])
 
 
-def _invented(row: Mapping, largest: int, rng: np.random.Generator) -> dict:
-    """`row` with a history that nobody had: any length, any level."""
+def _invented(row: Mapping, largest: int, rng: np.random.Generator) -> tuple[dict, int]:
+    """`row` with a history that nobody had, and the count that comes next.
+
+    The logarithm of what is to be expected is a level, anything up to `largest`, with a random walk, a wave of twelve
+    windows, a launch that fades, and bursts of one window. An item without history stays small.
+    """
     length = int(rng.integers(COMPACT_WINDOWS + 1))
-    level = np.exp(rng.uniform(0, np.log(largest + 1)))
-    counts = np.minimum(rng.poisson(level * rng.uniform(0.3, 1.7, size=length)), largest)
-    return {**row, "history": counts.tolist(), "history_cut": 0}
+    cut = int(rng.integers(18)) if length == COMPACT_WINDOWS else 0
+    time = np.arange(length + 1)
+    level = rng.uniform(np.log(0.1), np.log(largest + 1)) if length else rng.uniform(np.log(0.01), 0)
+    walk = rng.normal(0, rng.choice([0.0, 0.1, 0.3]), len(time)).cumsum()
+    wave = rng.uniform(0, 1.5) * np.maximum(0, np.cos((time - rng.uniform(0, 12)) * np.pi / 6)) ** rng.choice([1, 3])
+    fade = rng.choice([0.0, 1.0]) * rng.uniform(0, 2) * np.exp(-rng.uniform(0.05, 0.8) * (time + cut))
+    burst = np.where(rng.random(len(time)) < 0.1, np.log(rng.uniform(1.5, 6, len(time))), 0)
+    expected = np.exp(np.minimum(level + walk + wave + fade + burst - 0.5, np.log(largest + 1)))
+    counts = np.minimum(rng.poisson(expected), largest).tolist()
+    return {**row, "history": counts[:-1], "history_cut": cut}, counts[-1]
 
 
 def _place_numbers(model, tokenizer, numbers: Sequence[int], std: float) -> None:
