@@ -80,7 +80,7 @@ def test_item_details_are_the_fields_of_figure_3(tmp_path):
     items = prepare("yelp", tmp_path, item_details=True).items
     assert dict(items.select("item_id", "description").iter_rows()) == {
         "mpf3x-BjTdTEA3yCzrAYPw": "Address: 87 Grasso Plaza Shopping Center, Affton, MO. Stars: 3.0 (range 2.5-3.5). "
-        "Attributes: BusinessAcceptsCreditCards True, WiFi no, Parking {lot: True, yard: 0}. "
+        "Attributes: BusinessAcceptsCreditCards True, WiFi no, Parking {lot: True, street: 0}. "
         "Hours: Monday 0:0-0:0, Tuesday 8:0-18:30. Open.",
         "b2": "Stars: 4.5 (range 4.0-5.0). Attributes: Music don't know, live. Closed for good.",
         "b3": "",
