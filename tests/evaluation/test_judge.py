@@ -11,12 +11,10 @@ import pytest
 from tiny_checkpoints import save_gpt2
 
 from rlrec import judge as command
+from rlrec.asking import Endpoint, LocalModel, NoAnswer
 from rlrec.evaluation.judge import (
     DIMENSIONS,
     KEY_VARIABLE,
-    Endpoint,
-    LocalJudge,
-    NoAnswer,
     judge,
     judge_prompt,
     parse_marks,
@@ -92,7 +90,9 @@ def explanations(count=3):
 def run(frame, url, cache=None, **arguments):
     defaults = {"attempts": 2, "backoff": 0.01, "workers": 2, "progress": False}
     timeout = arguments.pop("timeout", 5)
-    return judge(frame, Endpoint(url, "m", timeout=timeout), cache, **(defaults | arguments))
+    return judge(
+        frame, Endpoint(url, "m", timeout=timeout, key_variable=KEY_VARIABLE), cache, **(defaults | arguments)
+    )
 
 
 def test_the_prompt_has_every_field():
@@ -297,14 +297,14 @@ def test_errors_of_the_code_itself_are_raised():
 
 def test_a_local_model(tmp_path):
     folder = save_gpt2(tmp_path / "gpt2")
-    ask = LocalJudge(folder, max_new_tokens=4)
+    ask = LocalModel(folder, max_new_tokens=4)
     assert isinstance(ask("the pool is nice", 0), str)
     assert ask("the pool is nice", 0) == ask("the pool is nice", 0)
     _, summary = judge(explanations(1), ask, workers=1, attempts=1, progress=False)
     assert summary["problems"].keys() <= {"nonsense", "prompt too long"}
     assert summary["missing"] == 1
     with pytest.raises(FileNotFoundError, match="no folder"):
-        LocalJudge(tmp_path / "none")
+        LocalModel(tmp_path / "none")
 
 
 def test_the_command(tmp_path, capsys):
