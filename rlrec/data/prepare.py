@@ -15,6 +15,7 @@ from rlrec.data.raw import checksum
 from rlrec.data.recbole import read_recbole
 from rlrec.data.schema import DataError, PreparedDataset, assemble
 from rlrec.data.simulated import simulate
+from rlrec.data.simulated_sequences import simulate_sequences
 from rlrec.data.simulated_trends import simulate_trends
 from rlrec.data.tripadvisor import read_tripadvisor
 from rlrec.data.yelp import read_yelp
@@ -40,6 +41,7 @@ DATASETS = (
     "simulated",
     "simulated-hard",
     "simulated-trends",
+    "simulated-sequences",
 )
 
 
@@ -94,6 +96,8 @@ def prepare(
         progress(f"simulating {num_users:,} users with {interactions_per_user} ratings of {num_items:,} films")
         if dataset == "simulated-trends":
             return simulate_trends(num_users, num_items, interactions_per_user, seed, threshold, label_rule)
+        if dataset == "simulated-sequences":
+            return simulate_sequences(num_users, num_items, interactions_per_user, seed, threshold, label_rule)
         return simulate(
             num_users,
             num_items,

@@ -107,7 +107,7 @@ def expctr_samples(
         frame = frame.sort("user_id", "order").drop("order")
     else:
         frame = frame.sort("user_id", "timestamp", "item_id")
-    frame = _first_interactions(frame)
+    frame = first_interactions(frame)
     candidates = frame.filter(pl.col("position") >= min_history)
     users = candidates["user_id"].unique().sort()
     _check_size(len(users), fractions)
@@ -124,7 +124,7 @@ def expctr_samples(
     split_of_user = _split_users(targets, users, fractions)
     samples = targets.join(split_of_user, on="user_id").sort("row")
     _check_labels(samples, _rule(threshold, label_rule), fractions)
-    samples = _with_history(samples, frame, items, history_length, ("item_id", "label", "title", "categories"))
+    samples = with_history(samples, frame, items, history_length, ("item_id", "label", "title", "categories"))
     training = frame.join(split_of_user.filter(pl.col("split") == "train"), on="user_id", how="semi")
     samples = samples.with_columns(item_mean=_item_mean(samples, training, "label", prior_strength))
     return _with_rates(samples, training).drop("row", "position", "draw")
@@ -188,7 +188,7 @@ def recpie_samples(
         raise ValueError(f"rating_scale is {low:g} to {high:g}{such}; give the smallest and the largest rating.")
     target = ((pl.col("rating") - low) / (high - low)).alias("target")
     frame = interactions.with_columns(label_expression(threshold, label_rule), target)
-    frame = _first_interactions(frame.sort("user_id", "timestamp", maintain_order=True))
+    frame = first_interactions(frame.sort("user_id", "timestamp", maintain_order=True))
     frame = frame.with_columns(split=_user_temporal_split(test_fraction, validation_fraction))
 
     # Both draws are made for every row, so that neither option changes what the other one draws.
@@ -213,7 +213,7 @@ def recpie_samples(
             "validation_fraction, more samples, or a dataset's k-core."
         )
     columns = ("item_id", "label", "rating", "title", "categories")
-    samples = _with_history(samples, frame, items, history_length, columns)
+    samples = with_history(samples, frame, items, history_length, columns)
     samples = samples.with_columns(
         item_mean=_item_mean(samples, training, "label", prior_strength),
         item_rating_mean=_item_mean(samples, training, "target", prior_strength),
@@ -225,7 +225,7 @@ def _rule(threshold: float, label_rule: str) -> str:
     return f"rating {'>' if label_rule == 'gt' else '>='} {threshold:g}"
 
 
-def _first_interactions(frame: pl.DataFrame) -> pl.DataFrame:
+def first_interactions(frame: pl.DataFrame) -> pl.DataFrame:
     """Each user's first interaction with each item of an ordered frame, with its row and its position in the user."""
     frame = frame.unique(["user_id", "item_id"], keep="first", maintain_order=True)
     return frame.with_columns(position=pl.int_range(pl.len()).over("user_id")).with_row_index("row")
@@ -299,7 +299,7 @@ def _split_users(targets: pl.DataFrame, users: pl.Series, fractions: Sequence[fl
     return counts.select("user_id", split=pl.Series(names))
 
 
-def _with_history(
+def with_history(
     samples: pl.DataFrame, frame: pl.DataFrame, items: pl.DataFrame, length: int, columns: Sequence[str]
 ) -> pl.DataFrame:
     """Add title and categories, and of each of `columns` its values in the (at most) `length` rows of `frame` before.
