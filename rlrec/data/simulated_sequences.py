@@ -41,7 +41,7 @@ from rlrec.data.simulated import film_titles
 __all__ = ["GENRES", "MOODS", "SequenceTruth", "simulate_sequences", "simulate_sequences_with_truth"]
 
 GENRES = ("thriller", "mystery", "fantasy", "musical", "comedy", "romance", "western", "documentary")
-MOODS = ("tense", "gentle", "gloomy", "playful", "wistful", "hopeful", "eerie", "grand")
+MOODS = ("tense", "tender", "gloomy", "playful", "wistful", "hopeful", "sinister", "grand")
 STAY, NEXT, AFTER_NEXT = 0.3, 0.45, 0.15  # of the category
 MOOD_STAYS = 0.92
 POPULARITY_SPREAD = 0.5  # standard deviation of the log
