@@ -1,1 +1,1 @@
-"""SELLER: explanations that know the sequence, and how useful they are to a recommender (SPEC section 3)."""
+"""SELLER: sequence-aware explanations, and their utility; `recipes/seller.py` shows the steps."""
