@@ -3,7 +3,7 @@
 A large language model can read a prompt and knows what words mean; this one is taught so much on invented users, whose
 history, target and reasons are drawn at random from the catalogue. So it writes the ground truth's language, takes
 from the prompt what stands there, and reads a vector in a placeholder that is near one of its words, or near the sum
-of up to three. It knows no user and no sequence that anybody had: what is true beyond the prompt is the adapter's part.
+of up to three. It knows no user and no sequence that anybody had: what is true beyond the prompt, adapters must tell.
 
 Invented users see all the prompts of `SellerPrompts`, with two vectors, one and none, so that one frozen LLM serves
 every row of the table.
