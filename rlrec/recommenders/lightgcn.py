@@ -1,8 +1,8 @@
 """LightGCN: vectors of users and items that are averaged over the graph of their interactions.
 
 Paper: He et al., "LightGCN: Simplifying and Powering Graph Convolution Network for Recommendation" (SIGIR 2020), eqs.
-3 to 8 and 15: each layer is the symmetrically normalised sum of the neighbours' vectors, the final vector the mean over
-the layers, trained by BPR. Departures:
+3 to 8 and 15: each layer is the symmetrically normalised sum of the neighbours' vectors, the final vector the mean of
+all layers, trained by BPR. Departures:
 
 1. The L2 term is on the vectors of the batch's users and items alone, as in the published code.
 2. Row 0 of both tables stands for whom training never saw: it has no neighbour and stays zero.

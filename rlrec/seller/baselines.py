@@ -7,8 +7,8 @@ Papers: Li, Zhang and Chen, "Personalized Prompt Learning for Explainable Recomm
 and Huang, "XRec: Large Language Models for Explainable Recommendation" (EMNLP Findings 2024). Written from what the
 SELLER paper and general knowledge say of them. Departures:
 
-1. PEPLER first learns the vectors of users and items as a continuous prompt before a fixed GPT-2, then tunes both. Here
-   the first stage is the default, before the run's LLM; with `tune_llm` both are trained from the start. Its rating
+1. PEPLER first learns the vectors of users and items as a continuous prompt before a fixed GPT-2, then tunes both. The
+   first stage is the default here, before the run's LLM; with `tune_llm` both are trained from the start. Its rating
    regularisation is left out, as PETER's rating loss is.
 2. XRec's vectors are LightGCN's (rlrec/recommenders/lightgcn.py) over the training interactions. Each goes through its
    own mixture of experts, one linear each; the gate has no noise.

@@ -132,9 +132,9 @@ class SellerPrompts:
             )
         )
 
-    def pepler(self) -> str:
+    def pepler(self) -> Prompt:
         """PEPLER's prompt: the user's vector and the item's, and not a word."""
-        return PLACEHOLDER * 2
+        return self._wrap(PLACEHOLDER * 2)
 
     def answer(self, category_explanation: str, intent_explanation: str) -> str:
         """What a model should write."""
