@@ -53,12 +53,15 @@ def embedded_llm(
     Args:
         items: title, categories and description of each item; no interaction is read.
         moods: words that a reason can be beside a category, or none; an item has those that its description names.
-        prompts: in the style and domain of the run.
+        prompts: in the style and domain of the run; ablations of one run share the model.
         config: sizes and steps (`template_steps`, `batch_size`); heads share nothing (multi-head attention).
     """
     config = config or TinyConfig()
-    rows = items.select(READ).to_dicts()
-    content = [VERSION, asdict(config), repr(prompts), rows, list(moods)]
+    prompts = SellerPrompts(prompts.style, prompts.domain)
+    rows, rng = items.select(READ).to_dicts(), np.random.default_rng(0)
+    users = InventedUsers(rows, moods)
+    drawn = [_drawn_text(users.draw(rng), prompts, rng) for _ in range(10)]  # another template is another language
+    content = [VERSION, asdict(config), repr(prompts), rows, list(moods), drawn]
 
     def train():
         return bootstrap(rows, moods, prompts, config, PartialState().is_main_process)

@@ -6,7 +6,7 @@ is that of the words, and the context-prediction loss: every word of the explana
 Departures:
 
 1. Written from what SELLER and later papers say of it; sizes are for small data (paper: 512 wide, 2 heads, plain SGD).
-2. Its third loss, of the rating, is left out: SELLER's other data set has none. PETER+'s feature words are not given.
+2. Its third loss, of the rating, is left out: nothing here reads it. PETER+'s feature words are not given.
 3. The SELLER paper calls PETER a fine-tuned pre-trained language model; as published it is trained from scratch.
 4. Explanations end at </s> or after as many words as the longest training explanation has; decoding is greedy.
 """

@@ -93,7 +93,8 @@ def test_telling_words_are_those_of_the_answer_that_are_not_the_templates(embedd
 
 def test_it_comes_from_the_cache_the_second_time(world, embedded, monkeypatch):
     monkeypatch.setattr("rlrec.seller.embedded.bootstrap", lambda *_: pytest.fail("trained again"))
-    model, _ = embedded_llm(world.items, MOODS, PROMPTS, CONFIG)
+    ablation = SellerPrompts("compact", "film", vectors=1, category_texts=False)
+    model, _ = embedded_llm(world.items, MOODS, ablation, CONFIG)
     for name, weights in embedded[0].state_dict().items():
         assert torch.equal(weights, model.state_dict()[name])
 
