@@ -21,6 +21,7 @@ import time
 from rlrec.data import DATASETS, DataError, PreparedDataset, prepare
 from rlrec.data.douban import PERIOD
 from rlrec.data.download import AMAZON_URLS, download
+from rlrec.data.kuairec import LIKED
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -61,6 +62,19 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     choice.add_argument(
         "--no_reviews", action="store_true", help="amazon, google-local, yelp: leave the review texts out"
     )
+    choice.add_argument("--matrix", choices=("big", "small"), default="big", help="kuairec (default: big)")
+    choice.add_argument(
+        "--min_watch_ratio",
+        type=float,
+        default=LIKED,
+        help=f"kuairec: keep what was watched for more than so many times its length (default: {LIKED:g}, a like)",
+    )
+    choice.add_argument(
+        "--item_details",
+        action="store_true",
+        help="yelp: describe a business by address, stars, attributes, hours and status (SELLER's Figure 3), not by "
+        "its place alone; kuairec: a video by its caption and topics",
+    )
     choice.add_argument(
         "--domain", help="the word prompts use for an item (default: the dataset's own, such as movie)"
     )
@@ -79,7 +93,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )
     get.add_argument("--amazon_year", type=int, choices=sorted(AMAZON_URLS), default=2018, help="release to fetch")
     get.add_argument("--mirror", metavar="URL", help="fetch the same file names from this folder instead")
-    world = parser.add_argument_group("simulated, simulated-hard and simulated-trends")
+    world = parser.add_argument_group("the simulated worlds")
     world.add_argument("--num_users", type=int, default=1000, help="default: 1000")
     world.add_argument("--num_items", type=int, default=300, help="default: 300")
     world.add_argument("--interactions_per_user", type=int, default=30, help="default: 30")
@@ -137,6 +151,9 @@ def main(arguments: list[str] | None = None) -> None:
             zip_codes=options.zip_codes,
             period=tuple(options.period),
             reviews=not options.no_reviews,
+            matrix=options.matrix,
+            min_watch_ratio=options.min_watch_ratio,
+            item_details=options.item_details,
             domain=options.domain,
             rating_scale=tuple(options.rating_scale) if options.rating_scale else None,
             num_users=options.num_users,

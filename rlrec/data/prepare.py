@@ -10,6 +10,7 @@ from rlrec.data.amazon import read_amazon
 from rlrec.data.book_crossing import read_book_crossing
 from rlrec.data.douban import PERIOD, read_douban
 from rlrec.data.google_local import read_google_local
+from rlrec.data.kuairec import LIKED, read_kuairec
 from rlrec.data.movielens import read_movielens
 from rlrec.data.raw import checksum
 from rlrec.data.recbole import read_recbole
@@ -37,6 +38,7 @@ DATASETS = (
     "google-local",
     "yelp",
     "tripadvisor",
+    "kuairec",
     "recbole",
     "simulated",
     "simulated-hard",
@@ -56,6 +58,9 @@ def prepare(
     zip_codes: str | None = None,
     period: tuple[str, str] | None = PERIOD,
     reviews: bool = True,
+    matrix: str = "big",
+    min_watch_ratio: float = LIKED,
+    item_details: bool = False,
     domain: str | None = None,
     rating_scale: tuple[float, float] | None = None,
     num_users: int = 1000,
@@ -77,6 +82,10 @@ def prepare(
         period: douban-movies: first and last day kept, such as ("2010-01-01", "2019-11-30") (TRAIL, section 5.1.1; the
             default); None keeps all.
         reviews: amazon, google-local and yelp: keep the review texts.
+        matrix: kuairec: "big" or "small".
+        min_watch_ratio: kuairec: keep what was watched for more than this multiple of its length; the default is a
+            "like".
+        item_details: yelp and kuairec: describe an item by all that is told about it (yelp: SELLER, Figure 3).
         domain: the word prompts use for an item; default: the dataset's own.
         rating_scale: recbole: smallest and largest valid rating; default: those that occur.
         num_users, num_items, interactions_per_user, seed: size and seed of a simulated world.
@@ -123,9 +132,11 @@ def prepare(
     elif dataset == "google-local":
         raw = read_google_local(raw_dir, category, zip_codes, reviews, progress=progress)
     elif dataset == "yelp":
-        raw = read_yelp(raw_dir, reviews, progress=progress)
+        raw = read_yelp(raw_dir, reviews, item_details, progress=progress)
     elif dataset == "tripadvisor":
         raw = read_tripadvisor(raw_dir, progress=progress)
+    elif dataset == "kuairec":
+        raw = read_kuairec(raw_dir, matrix, min_watch_ratio, item_details, progress=progress)
     else:
         raw = read_recbole(raw_dir, rating_scale=rating_scale, progress=progress)
     raw.domain = domain or raw.domain

@@ -84,7 +84,7 @@ def test_zip_codes(tmp_path, capsys):
         main([*command, "--zip_codes", "9403"])
 
 
-@pytest.mark.parametrize("name", ["simulated", "simulated-hard", "simulated-trends"])
+@pytest.mark.parametrize("name", ["simulated", "simulated-hard", "simulated-trends", "simulated-sequences"])
 def test_simulated(tmp_path, name):
     size = ["--num_users", "40", "--num_items", "30", "--interactions_per_user", "12", "--seed", "5"]
     main(["--dataset", name, "--output_dir", str(tmp_path), *size])

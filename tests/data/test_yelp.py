@@ -52,6 +52,41 @@ def test_reviews_and_businesses(tmp_path):
     assert "review" not in prepare("yelp", tmp_path, reviews=False).interactions.columns
 
 
+def test_item_details_are_the_fields_of_figure_3(tmp_path):
+    """The paper's example, with two attributes as the release spells them; and a business of which little is known."""
+    shop = {
+        "business_id": "mpf3x-BjTdTEA3yCzrAYPw",
+        "name": "The UPS Store",
+        "address": "87 Grasso Plaza Shopping Center",
+        "city": "Affton",
+        "state": "MO",
+        "postal_code": "63123",
+        "latitude": 38.551126,
+        "longitude": -90.335695,
+        "stars": 3.0,
+        "review_count": 15,
+        "is_open": 1,
+        "attributes": {
+            "BusinessAcceptsCreditCards": "True",
+            "WiFi": "u'no'",
+            "Parking": "{'lot': True, u'street': 0}",
+        },
+        "categories": "Shipping Centers, Local Services, Notaries, Mailbox Centers, Printing Services",
+        "hours": {"Monday": "0:0-0:0", "Tuesday": "8:0-18:30", "Sunday": None},
+    }
+    little = {"business_id": "b2", "name": "Don's", "stars": 4.5, "attributes": {"Music": "don't know, 'live'"}}
+    write(tmp_path, REVIEWS, [review(item=shop["business_id"]), review(item="b2"), review(item="b3")])
+    write(tmp_path, BUSINESSES, [shop, {**little, "is_open": 0, "hours": None}, {"business_id": "b3", "name": "C"}])
+    items = prepare("yelp", tmp_path, item_details=True).items
+    assert dict(items.select("item_id", "description").iter_rows()) == {
+        "mpf3x-BjTdTEA3yCzrAYPw": "Address: 87 Grasso Plaza Shopping Center, Affton, MO. Stars: 3.0 (range 2.5-3.5). "
+        "Attributes: BusinessAcceptsCreditCards True, WiFi no, Parking {lot: True, street: 0}. "
+        "Hours: Monday 0:0-0:0, Tuesday 8:0-18:30. Open.",
+        "b2": "Stars: 4.5 (range 4.0-5.0). Attributes: Music don't know, live. Closed for good.",
+        "b3": "",
+    }
+
+
 def test_gzipped_in_a_folder_below(tmp_path):
     (tmp_path / "yelp").mkdir()
     for name, record in ((REVIEWS, review()), (BUSINESSES, business(categories=""))):
