@@ -76,7 +76,7 @@ def generate_explanations(
     mine = order[state.process_index :: state.num_processes]
     texts = []
     forked = torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
-    with forked, _evaluation_mode(model):
+    with forked, evaluation_mode(model):
         torch.manual_seed(seed * 1_000_003 + state.process_index)
         starts = range(0, len(mine), batch_size)
         for start in tqdm(starts, desc=progress, disable=progress is None or not state.is_main_process):
@@ -102,7 +102,7 @@ def generate_explanations(
 
 
 @contextmanager
-def _evaluation_mode(model):
+def evaluation_mode(model):
     """Evaluation mode with the KV cache on (gradient checkpointing turns it off), put back afterwards."""
     training, use_cache = model.training, model.config.use_cache
     model.eval()

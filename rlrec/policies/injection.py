@@ -136,7 +136,8 @@ class InjectedLLM(nn.Module):
     ) -> Tensor:
         """(B * num_return_sequences, new tokens) what the LLM writes after left-padded prompts; the prompt left out.
 
-        `kwargs` are those of the LLM's `generate`; the KV cache is always used.
+        `kwargs` are those of the LLM's `generate`; the KV cache is always used. Call `eval()` first: the adapter's
+        dropout is not switched off here.
         """
         vectors = self.adapter(**features)
         with self._adding(vectors):
@@ -238,7 +239,6 @@ class InjectedLLM(nn.Module):
             "adapter": type(self.adapter).__name__,
             "settings": getattr(self.adapter, "settings", None),
             "inject": self.inject,
-            "shapes": {name: list(value.shape) for name, value in self.trained_state().items()},
         }
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
@@ -275,13 +275,15 @@ class InjectedLLM(nn.Module):
                     f"{saved['base'].get(name)}, but {own['base']['name']!r} has {own['base'][name]}: load the base "
                     "that the adapter was trained on."
                 )
-        for name in ("adapter", "settings", "inject", "shapes"):
-            if saved[name] != own[name]:
+        weights = load_file(Path(folder) / WEIGHTS_FILE)
+        saved, own = ({**each, **_shapes(state)} for each, state in ((saved, weights), (own, self.trained_state())))
+        for name in sorted((saved.keys() | own.keys()) - {"base"}):
+            if saved.get(name) != own.get(name):
                 raise ValueError(
-                    f"{path} was saved with {name} {saved[name]}, but the model has {own[name]}: build the adapter as "
-                    "it was trained."
+                    f"{path} was saved with {name} {saved.get(name)}, but the model has {own.get(name)}: build the "
+                    "adapter as it was trained."
                 )
-        self.load_state_dict(load_file(Path(folder) / WEIGHTS_FILE), strict=False)
+        self.load_state_dict(weights, strict=False)
 
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], placeholder_id: int) -> list[list[int]]:
@@ -325,6 +327,10 @@ def _mean_over_heads(config, width: int) -> nn.Linear:
     pooled = F.adaptive_avg_pool1d(heads, width // part).permute(2, 0, 1)
     linear.weight.data = pooled.reshape(width, hidden).contiguous()
     return linear
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {f"shape of {name}": list(value.shape) for name, value in state.items()}
 
 
 def _read_identity(folder: str | os.PathLike) -> dict:
