@@ -11,6 +11,7 @@ from rlrec.recommenders.lightgcn import LightGCN, fit_lightgcn
 from rlrec.seller.baselines import empty_explanations, pepler, random_explanations, xrec
 from rlrec.seller.peter import BOS, EOS, PAD, PETER, peter_explanations
 from rlrec.seller.prompts import SellerPrompts
+from rlrec.seller.trainer import SELLERConfig, SELLERTrainer, write_texts
 
 TEXTS = ["You turn to war.", "You return to comedy, gladly."]
 
@@ -183,3 +184,17 @@ def test_xrec_learns_from_collaborative_vectors_and_profiles(llm):
     )
     assert losses[-1] < 0.5 * losses[0]
     assert len(texts) == 2
+
+
+def test_sellers_trainer_and_writer_take_them(llm, tmp_path):
+    model, tokenizer = llm
+    data = samples(users=4)
+    prompts = SellerPrompts("compact", "film")
+    model, (features, new) = pepler(model, data, [data, unknown()])
+    rows = [{"prompt": prompts.pepler(), "completion": text, "index": i} for i, text in enumerate(data["text"])]
+    config = SELLERConfig(str(tmp_path), max_steps=2, report_to="none", disable_tqdm=True, use_cpu=True)
+    before = model.adapter.users.weight.clone()
+    SELLERTrainer(model, config, rows, features, processing_class=tokenizer).train()
+    assert not torch.equal(model.adapter.users.weight, before)
+    texts = write_texts(model, tokenizer, [prompts.pepler()] * 2, new, max_new_tokens=8, progress=None)
+    assert [type(text) for text in texts] == [str, str]
