@@ -14,7 +14,8 @@ from pathlib import Path
 
 import polars as pl
 
-from rlrec.evaluation.judge import DIMENSIONS, Endpoint, LocalJudge, judge
+from rlrec.asking import Endpoint, LocalModel
+from rlrec.evaluation.judge import DIMENSIONS, KEY_VARIABLE, judge
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 from rlrec.tables import markdown_table
 
@@ -47,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if parsed.rows is not None and parsed.rows < frame.height:
             frame = frame.sample(parsed.rows, seed=parsed.seed)
         if parsed.local is not None:
-            ask = LocalJudge(parsed.local, parsed.device)
+            ask = LocalModel(parsed.local, parsed.device)
         else:
-            ask = Endpoint(parsed.endpoint, parsed.model, parsed.timeout)
+            ask = Endpoint(parsed.endpoint, parsed.model, parsed.timeout, key_variable=KEY_VARIABLE)
         judged, summary = judge(
             frame,
             ask,

@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted(path for package in ("rlrec", "reward_models", "recipes") for path in (ROOT / package).rglob("*.py"))
 # Parts of rlrec, and which of its siblings each may import; parts not named here stand above all of them.
 SIBLINGS = {
-    **{part: set() for part in ("data", "encoders", "policies", "ppo", "evaluation", "explanations")},
+    **{part: set() for part in ("asking", "data", "encoders", "policies", "ppo", "explanations")},
+    "evaluation": {"asking"},
     "recommenders": {"data"},
     "alternating": {"recommenders", "ppo", "explanations"},
 }

@@ -15,30 +15,20 @@ A row without usable marks has None and a reason, never 0, and takes no part in 
 """
 
 import hashlib
-import http.client
 import json
 import math
-import os
 import re
-import threading
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import polars as pl
-from tqdm.auto import tqdm
+
+from rlrec.asking import Ask, NoAnswer, append_to_cache, ask_all, read_cache
 
 DIMENSIONS = ("trend_accuracy", "metadata_faithfulness", "predictive_consistency", "reasoning_coherence")
 KEY_VARIABLE = "RLREC_JUDGE_API_KEY"
-LARGEST_ANSWER = 10_000_000  # bytes
-LONGEST_WAIT = 60.0  # seconds, whatever an endpoint's Retry-After says
-RETRIED_TEMPERATURE = 0.7
 PROMPT = """### Instruction:
 Your goal is to strictly and objectively assess the explanation's quality. You will be given the true \
 historical trend data, item description and metadata, the prediction timestamp, the ground-truth and predicted \
@@ -71,22 +61,6 @@ logic.
 Return your output in JSON: {{"trend_accuracy": <score>, "metadata_faithfulness": <score>, \
 "predictive_consistency": <score>, "reasoning_coherence": <score>, "comment": "<short comment>"}}
 """
-
-Ask = Callable[[str, int], str]  # (prompt, attempt from 0) -> answer; raises NoAnswer
-
-
-class NoAnswer(Exception):
-    """One attempt failed.
-
-    Attributes:
-        reason: a few words that are counted.
-        retry: whether another attempt can help.
-        wait: seconds that the endpoint asked to wait.
-    """
-
-    def __init__(self, reason: str, retry: bool = True, wait: float = 0.0):
-        super().__init__(reason)
-        self.reason, self.retry, self.wait = reason, retry, wait
 
 
 def judge_prompt(row: Mapping, window_days: int = 30) -> str:
@@ -148,117 +122,6 @@ def _number(value) -> float | None:
         return None
 
 
-@dataclass(frozen=True)
-class Endpoint:
-    """Asks a model behind an OpenAI-compatible endpoint (`POST <url>/chat/completions`).
-
-    The key is read from the environment at each question, sent to this address alone (not to where it may redirect),
-    and written nowhere.
-
-    Args:
-        url: such as "https://api.openai.com/v1", or "http://localhost:8000/v1" for a local server.
-        model: name of the model there.
-        timeout: seconds without a byte until an attempt counts as failed.
-        max_tokens: longest answer.
-        key_variable: environment variable with the key; no key is sent where it is not set.
-    """
-
-    url: str
-    model: str
-    timeout: float = 60.0
-    max_tokens: int = 512
-    key_variable: str = KEY_VARIABLE
-
-    def __post_init__(self):
-        parts = urllib.parse.urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"endpoint is {self.url!r}; give an address such as http://localhost:8000/v1.")
-
-    @property
-    def name(self) -> str:
-        """What the cache knows the judge by: the same model behind another address is the same judge."""
-        return self.model
-
-    def __call__(self, prompt: str, attempt: int = 0) -> str:
-        """The model's answer; NoAnswer says why there is none."""
-        body = {
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": RETRIED_TEMPERATURE if attempt else 0.0,
-            "max_tokens": self.max_tokens,
-        }
-        url = self.url.rstrip("/")
-        url += "" if url.endswith("/chat/completions") else "/chat/completions"
-        request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        if key := os.environ.get(self.key_variable):
-            request.add_unredirected_header("Authorization", f"Bearer {key}")
-        try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                content = json.loads(response.read(LARGEST_ANSWER))["choices"][0]["message"]["content"]
-        except urllib.error.HTTPError as error:
-            with error:
-                wait = error.headers.get("Retry-After", "")
-            retry = error.code in (408, 409, 425, 429) or error.code >= 500
-            raise NoAnswer(f"HTTP {error.code}", retry, float(wait) if wait.isdecimal() else 0.0) from None
-        except TimeoutError:
-            raise NoAnswer("timeout") from None
-        except urllib.error.URLError as error:
-            raise NoAnswer("timeout" if isinstance(error.reason, TimeoutError) else "no connection") from None
-        except (OSError, http.client.HTTPException):
-            raise NoAnswer("connection lost") from None
-        except (ValueError, KeyError, IndexError, TypeError):
-            raise NoAnswer("nonsense") from None
-        if not isinstance(content, str):
-            raise NoAnswer("nonsense")
-        return content
-
-
-class LocalJudge:
-    """Asks a causal language model from a local folder; nothing is downloaded. To be used with `workers=1`.
-
-    Args:
-        path: folder with safetensors weights and a tokenizer; a chat template is used where there is one.
-        device: such as "cpu" or "cuda".
-        max_new_tokens: longest answer.
-    """
-
-    def __init__(self, path: str | Path, device: str = "cpu", max_new_tokens: int = 512):
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"There is no folder {path}; give the local folder of a language model.")
-        self.name, self.max_new_tokens = str(path), max_new_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype="auto")
-        self.model = model.to(device).eval()
-
-    def __call__(self, prompt: str, attempt: int = 0) -> str:
-        """The model's answer; NoAnswer if the prompt does not fit into its context."""
-        if self.tokenizer.chat_template is None:
-            encoded = self.tokenizer(prompt, return_tensors="pt", split_special_tokens=True)
-        else:
-            encoded = self.tokenizer.apply_chat_template(
-                [{"role": "user", "content": prompt}],
-                add_generation_prompt=True,
-                return_tensors="pt",
-                return_dict=True,
-                sanitize_control_tokens=True,
-            )
-        length = encoded["input_ids"].shape[1]
-        room = getattr(self.model.config, "max_position_embeddings", length + self.max_new_tokens) - length
-        if room < 1:
-            raise NoAnswer("prompt too long", retry=False)
-        sampling = {"do_sample": True, "temperature": RETRIED_TEMPERATURE} if attempt else {"do_sample": False}
-        output = self.model.generate(
-            input_ids=encoded["input_ids"].to(self.model.device),
-            attention_mask=encoded["attention_mask"].to(self.model.device),
-            **sampling,
-            max_new_tokens=min(self.max_new_tokens, room),
-            pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-        )
-        return self.tokenizer.decode(output[0, length:], skip_special_tokens=True)
-
-
 def judge(
     frame: pl.DataFrame,
     ask: Ask,
@@ -277,7 +140,8 @@ def judge(
     Args:
         frame: description, history, window_start, popularity, score, explanation; rows without an explanation are
             not asked about.
-        ask: an `Endpoint`, a `LocalJudge`, or any function (prompt, attempt) -> answer that raises NoAnswer.
+        ask: an `Endpoint` or `LocalModel` of rlrec/asking.py, or any function (prompt, attempt) -> answer that raises
+            NoAnswer.
         cache: JSON-lines file of the answers so far, by hash of judge and prompt: a second call asks only what is
             still missing. One process at a time may write it. None keeps nothing.
         name: of the judge, part of the hash; default `ask.name`.
@@ -300,57 +164,30 @@ def judge(
     needed = ("description", "history", "window_start", "popularity", "score", "explanation")
     if missing := [column for column in needed if column not in frame.columns]:
         raise ValueError(f"The explanations have no column {', '.join(missing)}; the judge needs {', '.join(needed)}.")
-    for argument, value in (("attempts", attempts), ("workers", workers), ("give_up_after", give_up_after)):
-        if value < 1:
-            raise ValueError(f"{argument} is {value}; it must be at least 1.")
     name = name or ask.name
     prompts = {}  # row -> (key, prompt)
     for number, row in enumerate(frame.select(needed).iter_rows(named=True)):
         if row["explanation"] and row["explanation"].strip():
             prompt = judge_prompt(row, window_days)
             prompts[number] = (hashlib.sha256(f"{name}\0{prompt}".encode()).hexdigest(), prompt)
-    answers = read_cache(cache) if cache is not None else {}
-    wanted = {key: prompt for key, prompt in prompts.values() if key not in answers}
-    problems = {}  # key -> reason
-    stop, silent = threading.Event(), 0
+    answers = read_cache(cache, lambda record: parse_marks(json.dumps(record["marks"]))) if cache is not None else {}
 
-    def question(prompt: str) -> tuple[str, dict[str, float]] | None:
-        for attempt in range(attempts):
-            if stop.is_set():
-                return None
-            try:
-                answer = ask(prompt, attempt)
-                return answer, parse_marks(answer)
-            except NoAnswer as failure:
-                if not failure.retry or attempt == attempts - 1:
-                    raise
-                stop.wait(min(max(backoff * 2**attempt, failure.wait), LONGEST_WAIT))
-        return None
+    def keep(key: str, answer: str, marks: dict[str, float]) -> None:
+        if cache is not None:
+            append_to_cache(cache, {"key": key, "judge": name, "marks": marks, "answer": answer})
 
-    executor = ThreadPoolExecutor(workers)
-    try:
-        asked = {executor.submit(question, prompt): key for key, prompt in wanted.items()}
-        for future in tqdm(as_completed(asked), total=len(asked), desc="Judging explanations", disable=not progress):
-            key = asked[future]
-            try:
-                result = future.result()
-            except NoAnswer as failure:
-                problems[key] = failure.reason
-                silent += failure.reason not in ("nonsense", "out of range")
-                if silent >= give_up_after:
-                    stop.set()
-                continue
-            if result is None:
-                problems[key] = "gave up"
-                continue
-            silent = 0
-            answers[key] = result[1]
-            if cache is not None:
-                append_to_cache(cache, {"key": key, "judge": name, "marks": result[1], "answer": result[0]})
-    finally:
-        stop.set()
-        executor.shutdown(cancel_futures=True)
-
+    new, problems = ask_all(
+        {key: prompt for key, prompt in prompts.values() if key not in answers},
+        ask,
+        parse_marks,
+        keep,
+        attempts=attempts,
+        backoff=backoff,
+        workers=workers,
+        give_up_after=give_up_after,
+        progress="Judging explanations" if progress else None,
+    )
+    answers |= new
     marks, reasons = [], []
     for number in range(frame.height):
         key = prompts[number][0] if number in prompts else None
@@ -368,36 +205,3 @@ def judge(
         **{dimension: judged[dimension].mean() for dimension in DIMENSIONS},
     }
     return judged, summary
-
-
-def read_cache(path: str | Path) -> dict[str, dict[str, float]]:
-    """{key: marks} of a cache; a last line that a killed run left unfinished is cut off.
-
-    Raises:
-        ValueError: another line is no answer of a judge.
-    """
-    path = Path(path)
-    if not path.is_file():
-        return {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        os.truncate(path, len(whole))
-    answers = {}
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), start=1):
-        try:
-            record = json.loads(line)
-            answers[record["key"]] = parse_marks(json.dumps(record["marks"]))
-        except (json.JSONDecodeError, KeyError, TypeError, NoAnswer):
-            raise ValueError(f"{path}, line {number} is no answer of a judge; delete the line or the file.") from None
-    return answers
-
-
-def append_to_cache(path: str | Path, record: Mapping) -> None:
-    """Add one line, on the disk before this returns."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=True) + "\n")
-        file.flush()
-        os.fsync(file.fileno())

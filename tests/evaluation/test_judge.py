@@ -8,68 +8,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import polars as pl
 import pytest
+from local_endpoint import Server
 from tiny_checkpoints import save_gpt2
 
 from rlrec import judge as command
+from rlrec.asking import Endpoint, LocalModel, NoAnswer
 from rlrec.evaluation.judge import (
     DIMENSIONS,
     KEY_VARIABLE,
-    Endpoint,
-    LocalJudge,
-    NoAnswer,
     judge,
     judge_prompt,
     parse_marks,
 )
 
 MARKS = {"trend_accuracy": 1, "metadata_faithfulness": 0.5, "predictive_consistency": 0.25, "reasoning_coherence": 0}
-
-
-class Server:
-    """An endpoint that answers as `behave(number of the request, its body)` says: text, (status, text), or None for
-    a connection that is closed without an answer."""
-
-    def __init__(self, behave):
-        self.bodies, self.headers, self.paths = [], [], []
-        outer, lock = self, threading.Lock()
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    number = len(outer.bodies)
-                    outer.bodies.append(body)
-                    outer.headers.append(dict(self.headers))
-                    outer.paths.append(self.path)
-                reply = behave(number, body)
-                if reply is None:
-                    self.close_connection = True
-                    return
-                status, text, *more = reply if isinstance(reply, tuple) else (200, completion(reply))
-                self.send_response(status)
-                for name, value in dict(*more).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(text.encode())))
-                self.end_headers()
-                self.wfile.write(text.encode())
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-        return self
-
-    def __exit__(self, *error):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def completion(text):
-    return json.dumps({"choices": [{"message": {"role": "assistant", "content": text}}]})
 
 
 def marks(**changes):
@@ -92,7 +44,9 @@ def explanations(count=3):
 def run(frame, url, cache=None, **arguments):
     defaults = {"attempts": 2, "backoff": 0.01, "workers": 2, "progress": False}
     timeout = arguments.pop("timeout", 5)
-    return judge(frame, Endpoint(url, "m", timeout=timeout), cache, **(defaults | arguments))
+    return judge(
+        frame, Endpoint(url, "m", timeout=timeout, key_variable=KEY_VARIABLE), cache, **(defaults | arguments)
+    )
 
 
 def test_the_prompt_has_every_field():
@@ -297,14 +251,14 @@ def test_errors_of_the_code_itself_are_raised():
 
 def test_a_local_model(tmp_path):
     folder = save_gpt2(tmp_path / "gpt2")
-    ask = LocalJudge(folder, max_new_tokens=4)
+    ask = LocalModel(folder, max_new_tokens=4)
     assert isinstance(ask("the pool is nice", 0), str)
     assert ask("the pool is nice", 0) == ask("the pool is nice", 0)
     _, summary = judge(explanations(1), ask, workers=1, attempts=1, progress=False)
     assert summary["problems"].keys() <= {"nonsense", "prompt too long"}
     assert summary["missing"] == 1
     with pytest.raises(FileNotFoundError, match="no folder"):
-        LocalJudge(tmp_path / "none")
+        LocalModel(tmp_path / "none")
 
 
 def test_the_command(tmp_path, capsys):
