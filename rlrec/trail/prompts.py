@@ -14,9 +14,9 @@ Departures:
 5. Titles, categories and descriptions are data: control tokens, tags and the markers in them are defused
    (`rlrec.data.cleaning`), here again for rows that no reader of ours prepared.
 6. The compact style is words and whole numbers, and no JSON: `Horror film month 10 age 4 peak 12 ago 1 history 0 4
-   from 7 to 12 score`, then `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing from a
-   word that it sees once. It names the peak and how many windows ago that was: a large model finds them in the
-   history, and one of 0.1 million parameters did not.
+   rising from 7 to 12 score`, then `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing
+   from a word that it sees once. It names the peak, how many windows ago that was, and the last direction: a large
+   model finds them in the history, and one of 0.1 million parameters did not, or only after long training.
 """
 
 import bisect
@@ -97,7 +97,7 @@ class TrendPrompts:
     ...        "history": [0, 4, 7, 12], "history_cut": 0}
     >>> prompts = TrendPrompts("compact", "film")
     >>> prompts.prompt(row)
-    'Horror film month 10 age 4 peak 12 ago 1 history 0 4 from 7 to 12 score'
+    'Horror film month 10 age 4 peak 12 ago 1 history 0 4 rising from 7 to 12 score'
     >>> prompts.answer("9", "[Trend]: rising.")
     '9 <exp_start> [Trend]: rising. <exp_end>'
     >>> print("\\n".join(TrendPrompts("paper", "film").prompt(row).splitlines()[-5:-2]))
@@ -212,7 +212,7 @@ class TrendPrompts:
         if history:
             peak = max(history)
             words += ["peak", peak, "ago", history[::-1].index(peak) + 1, "history", *history[:-2]]
-            words += ["from", history[-2]] if len(history) > 1 else []
+            words += [_direction(*history[-2:]), "from", history[-2]] if len(history) > 1 else []
             words += ["to", history[-1]]
         else:
             words += ["history", "none"]
@@ -245,6 +245,10 @@ class TrendPrompts:
         starts = (end - timedelta(days=self.window_days * back) for back in range(len(history), 0, -1))
         printed = [f"{start:%Y-%m}: {count}" for start, count in zip(starts, history)]
         return ", ".join(["...", *printed] if self.history_cut(row) else printed)
+
+
+def _direction(before: int, last: int) -> str:
+    return "rising" if last > before else "falling" if last < before else "stable"
 
 
 def _scale(largest: int) -> tuple[int, ...]:
