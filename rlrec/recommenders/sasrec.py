@@ -6,8 +6,9 @@ scores from the item table that embeds the history.
 
 Departures:
 
-1. The loss is the softmax over all items (or over `negatives` sampled ones) at every position; the paper has binary
-   cross-entropy against one sampled negative, which is known to make the scores overconfident.
+1. The loss is the softmax over all items (or over `negatives` sampled ones) at every position, or BPR (Rendle et al.,
+   UAI 2009) against one random other item, as SELLER has it; the paper has binary cross-entropy against one sampled
+   negative, which is known to make the scores overconfident. A negative may be an item that the user had.
 2. Positions are counted from the oldest of the newest `max_length` items, because histories are padded at the end and
    not at the beginning: so no state ever attends to padding.
 3. The paper multiplies neither embedding; nor do we (its published code multiplies the items' by sqrt(d)).
@@ -28,7 +29,11 @@ class SASRec(NextItemModel):
         layers, heads: Transformer blocks and heads (paper: 2 and 1).
         max_length: newest items that are read (paper: 50 on sparse data, 200 on ML-1M).
         dropout: paper: 0.5 on sparse data, 0.2 on ML-1M.
-        negatives: sampled items in the loss; None = all items.
+        negatives: sampled items in the softmax; None = all items.
+        objective: "softmax" or "bpr".
+
+    Raises:
+        ValueError: another objective, or "bpr" with `negatives` or with fewer than two known items.
 
     >>> model = SASRec(num_items=10, dim=8).eval()
     >>> model.scores(torch.tensor([[3, 4, 5], [7, 0, 0]])).shape
@@ -44,8 +49,16 @@ class SASRec(NextItemModel):
         max_length: int = 50,
         dropout: float = 0.5,
         negatives: int | None = None,
+        objective: str = "softmax",
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
+        if objective not in ("softmax", "bpr"):
+            raise ValueError(f"objective is {objective!r}, expected 'softmax' or 'bpr'")
+        if objective == "bpr" and (negatives is not None or num_items < 3):
+            raise ValueError(
+                f"BPR compares two items, but negatives is {negatives} and num_items {num_items}; leave negatives out "
+                "and give at least two known items"
+            )
         layer = nn.TransformerEncoderLayer(
             dim, heads, dim, dropout, activation="relu", batch_first=True, norm_first=True
         )
@@ -68,4 +81,7 @@ class SASRec(NextItemModel):
         """Every item from those before it, of the newest max_length + 1 items of each sequence (B, L)."""
         history = to_left(history, self.max_length + 1)
         known = history[:, 1:] != 0
-        return self.cross_entropy(self.states(history[:, :-1])[known], history[:, 1:][known], self.config["negatives"])
+        states, targets = self.states(history[:, :-1])[known], history[:, 1:][known]
+        if self.config["objective"] == "bpr":
+            return self.bpr(states, targets)
+        return self.cross_entropy(states, targets, self.config["negatives"])

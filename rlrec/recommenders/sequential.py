@@ -6,7 +6,7 @@ know neither users nor ratings; so they are no `Recommender`s, and `fit` of `rlr
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import polars as pl
 import torch
@@ -15,6 +15,9 @@ from torch import nn
 
 from rlrec.recommenders.base import SavedModel, padded_indices, require_columns
 from rlrec.recommenders.fitting import EarlyStopping, FitResult, torch_threads
+
+METRICS = ("loss", "recall@10", "ndcg@10")
+VALIDATION_ROWS = 256  # scored at once: one score per row and item
 
 
 def item_sequences(interactions: pl.DataFrame, items: list[str]) -> torch.Tensor:
@@ -59,8 +62,8 @@ class NextItemModel(SavedModel):
         for table in (self.item_table, self.position_table):
             nn.init.normal_(table.weight, std=0.02)
 
-    def next_states(self, history: torch.Tensor) -> torch.Tensor:
-        """(B, L) -> (B, d), what the model expects next."""
+    def next_states(self, history: torch.Tensor, *conditions: torch.Tensor) -> torch.Tensor:
+        """(B, L) -> (B, d), what the model expects next; `conditions` (B, ...) where it reads more than histories."""
         raise NotImplementedError(f"{type(self).__name__} must define next_states(history)")
 
     def loss(self, history: torch.Tensor) -> torch.Tensor:
@@ -73,20 +76,34 @@ class NextItemModel(SavedModel):
         return states @ vectors.T
 
     @torch.no_grad()
-    def scores(self, history: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
+    def score_batches(
+        self, history: torch.Tensor, *conditions: torch.Tensor, batch_size: int = 1024
+    ) -> Iterator[torch.Tensor]:
+        """`scores` of `batch_size` rows at a time, for catalogues whose whole table of scores would be too large."""
+        self.check(history)
+        was_training, device = self.training, self.item_table.weight.device
+        self.eval()
+        try:
+            for part in zip(*(rows.split(batch_size) for rows in (history, *conditions))):
+                scores = self.item_scores(self.next_states(*(rows.to(device) for rows in part))).to(history.device)
+                scores[:, 0] = -math.inf
+                yield scores
+        finally:
+            self.train(was_training)
+
+    def scores(self, history: torch.Tensor, *conditions: torch.Tensor, batch_size: int = 1024) -> torch.Tensor:
         """(B, L) -> (B, num_items), higher is likelier to come next; the unknown item 0 gets -inf.
 
         Items of the history are not left out. An empty history gives the scores of an unknown beginning.
         """
-        self.check(history)
-        was_training, device = self.training, self.item_table.weight.device
-        self.eval()
-        parts = [self.item_scores(self.next_states(part.to(device))).to(history.device)
-                 for part in history.split(batch_size)]  # fmt: skip
-        self.train(was_training)
-        scores = torch.cat(parts)
-        scores[:, 0] = -math.inf
-        return scores
+        return torch.cat(list(self.score_batches(history, *conditions, batch_size=batch_size)))
+
+    def ranks(
+        self, history: torch.Tensor, items: torch.Tensor, *conditions: torch.Tensor, batch_size: int = 1024
+    ) -> torch.Tensor:
+        """The place of each row's item (B,) among all items that the model knows, as in `item_ranks`: (B,) int64."""
+        batches = self.score_batches(history, *conditions, batch_size=batch_size)
+        return torch.cat([item_ranks(scores, part) for scores, part in zip(batches, items.split(batch_size))])
 
     def check(self, history: torch.Tensor) -> None:
         size = self.item_table.num_embeddings
@@ -112,9 +129,60 @@ class NextItemModel(SavedModel):
         own = self.own_scores(states, targets)
         return F.cross_entropy(torch.cat([own[:, None], other], dim=1), torch.zeros_like(targets))
 
+    def bpr(self, states: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean of -log sigmoid(score of the item - score of a random other one), for states (M, d) and items (M,)."""
+        others = torch.randint(1, self.item_table.num_embeddings - 1, targets.shape, device=targets.device)
+        others = others + (others >= targets)  # any known item but the target, all alike
+        return -F.logsigmoid(self.own_scores(states, targets) - self.own_scores(states, others)).mean()
+
     def own_scores(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """The score of one item per state: (M, d), (M,) -> (M,)."""
         return (states * self.item_table(items)).sum(-1)
+
+
+def item_ranks(scores: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+    """The place of one item per row of scores: (B, num_items), (B,) -> (B,) int64, 1 = best.
+
+    Equal scores come before the item, so that scores which are all alike find nothing. The unknown item 0 is never
+    found: its place is the largest integer.
+
+    Raises:
+        ValueError: a score is NaN.
+
+    >>> item_ranks(torch.tensor([[-math.inf, 3.0, 2.0, 2.0]]).expand(4, -1), torch.tensor([1, 2, 3, 0])).tolist()
+    [1, 3, 3, 9223372036854775807]
+    """
+    if scores.isnan().any():
+        raise ValueError("a score is NaN, so items cannot be ranked; train with a smaller learning rate")
+    places = (scores >= scores.gather(1, items[:, None])).sum(1)
+    return places.masked_fill(items == 0, torch.iinfo(torch.int64).max)
+
+
+def rank_metrics(ranks: torch.Tensor, cutoffs: Sequence[int] = (5, 10)) -> dict[str, torch.Tensor]:
+    """Recall@K and NDCG@K of each row whose one relevant item has this place: (B,) -> {"recall@5": (B,), ...}.
+
+    >>> {name: values.tolist() for name, values in rank_metrics(torch.tensor([1, 3, 6]), cutoffs=[5]).items()}
+    {'recall@5': [1.0, 1.0, 0.0], 'ndcg@5': [1.0, 0.5, 0.0]}
+    """
+    gains = 1 / torch.log2(ranks.double() + 1)
+    metrics = {}
+    for cutoff in cutoffs:
+        found = ranks <= cutoff
+        metrics |= {f"recall@{cutoff}": found.double(), f"ndcg@{cutoff}": gains * found}
+    return metrics
+
+
+def next_item_metrics(
+    model: NextItemModel, history: torch.Tensor, items: torch.Tensor, *conditions: torch.Tensor, batch_size: int = 1024
+) -> dict[str, float]:
+    """loss (mean negative log-likelihood over all items), recall@10 and ndcg@10 of the items (V,) that came next."""
+    losses, ranks = [], []
+    batches = model.score_batches(history, *conditions, batch_size=batch_size)
+    for scores, part in zip(batches, items.split(batch_size)):
+        losses.append(F.cross_entropy(scores, part, reduction="none"))
+        ranks.append(item_ranks(scores, part))
+    metrics = {"loss": torch.cat(losses), **rank_metrics(torch.cat(ranks), (10,))}
+    return {name: float(values.mean()) for name, values in metrics.items()}
 
 
 def fit_sequences(
@@ -127,6 +195,7 @@ def fit_sequences(
     learning_rate: float = 1e-3,
     weight_decay: float = 0.0,
     patience: int = 5,
+    metric: str | None = None,
     seed: int = 0,
     cpu_threads: int | None = 1,
     on_epoch: Callable[[int, NextItemModel], None] | None = None,
@@ -135,14 +204,17 @@ def fit_sequences(
 
     Args:
         sequences: (N, L) whole training sequences; those with fewer than two items are left out.
-        validation: histories (V, L) and the item (V,) that came next; training stops when their mean negative
-            log-likelihood over all items has not improved for `patience` epochs, and the best weights are restored.
+        validation: histories (V, L) and the item (V,) that came next; training stops when `metric` on them has not
+            improved for `patience` epochs, and the best weights are restored.
+        metric: "loss" (mean negative log-likelihood over all items), "recall@10" or "ndcg@10" (full ranking); None =
+            "ndcg@10" for a model with the objective "bpr", whose scores are no log-odds, and "loss" for others.
         on_epoch: called with (epoch, model) after each epoch.
         learning_rate, batch_size: SASRec's; BERT4Rec takes 1e-4 and 256.
         others: as in `rlrec.recommenders.fit`.
 
     Returns:
-        `history` with epoch, train_loss and validation_loss; samples are sequences.
+        `history` with epoch, train_loss, validation_loss, validation_recall@10 and validation_ndcg@10; samples are
+        sequences.
 
     Raises:
         ValueError: no sequence of two items, or an index outside of the item table.
@@ -151,8 +223,51 @@ def fit_sequences(
     sequences = sequences[(sequences != 0).sum(1) > 1]
     if len(sequences) == 0:
         raise ValueError("no training sequence has two known items: there is no next item to learn")
+    sequences = to_left(sequences, sequences.shape[1]).to(model.item_table.weight.device)
+    return fit_rows(
+        model,
+        len(sequences),
+        lambda rows: model.loss(sequences[rows]),
+        validation,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        patience=patience,
+        metric=metric or ("ndcg@10" if model.config.get("objective") == "bpr" else "loss"),
+        seed=seed,
+        cpu_threads=cpu_threads,
+        on_epoch=on_epoch,
+    )
+
+
+def fit_rows(
+    model: NextItemModel,
+    count: int,
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    validation: tuple[torch.Tensor, ...] | None,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float,
+    patience: int,
+    metric: str,
+    seed: int,
+    cpu_threads: int | None,
+    on_epoch: Callable[[int, NextItemModel], None] | None,
+) -> FitResult:
+    """The loop of `fit_sequences`, for any training rows.
+
+    Args:
+        count: training rows N.
+        loss_of: row numbers (M,) -> their mean loss.
+        validation: histories, items, and what else the model's `scores` take.
+        others: as in `fit_sequences`.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric is {metric!r}, expected one of {METRICS}")
     device = model.item_table.weight.device
-    sequences = to_left(sequences, sequences.shape[1]).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=weight_decay)
     result, stopping, seconds = FitResult(), EarlyStopping(patience), 0.0
     forked = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
@@ -162,25 +277,26 @@ def fit_sequences(
             start = time.perf_counter()
             model.train()
             total = 0.0
-            for rows in torch.randperm(len(sequences), device=device).split(batch_size):
-                loss = model.loss(sequences[rows])
+            for rows in torch.randperm(count, device=device).split(batch_size):
+                loss = loss_of(rows)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), 5.0)
                 optimizer.step()
                 total += float(loss.detach()) * len(rows)
             seconds += time.perf_counter() - start
-            record = {"epoch": epoch, "train_loss": total / len(sequences)}
+            record = {"epoch": epoch, "train_loss": total / count}
             result.history.append(record)
             result.best_epoch = epoch
             if on_epoch is not None:
                 on_epoch(epoch, model)
             if validation is None:
                 continue
-            record["validation_loss"] = float(F.cross_entropy(model.scores(validation[0]), validation[1]))
-            if stopping.after(epoch, -record["validation_loss"], model):
+            found = next_item_metrics(model, *validation, batch_size=VALIDATION_ROWS)
+            record |= {f"validation_{name}": value for name, value in found.items()}
+            if stopping.after(epoch, -found["loss"] if metric == "loss" else found[metric], model):
                 break
     stopping.restore(model, result)
     model.eval()
-    result.samples_per_second = len(sequences) * len(result.history) / seconds
+    result.samples_per_second = count * len(result.history) / seconds
     return result
