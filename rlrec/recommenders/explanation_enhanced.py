@@ -17,6 +17,8 @@ Rulings and departures:
    text of some encoders, counts as the mean explanation; so does None.
 6. One sample is one target: an explanation belongs to it, so earlier positions of the sequence, which SASRec's loss
    has too, teach nothing here.
+7. Adam has SASRec's betas (0.9 and 0.98), gradients are clipped to norm 5, and with validation samples training stops
+   early by NDCG@10. The paper names none of these.
 """
 
 from collections.abc import Callable

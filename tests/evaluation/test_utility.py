@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from rlrec.data.schema import PreparedDataset
 from rlrec.evaluation.significance import paired_tests
+from rlrec.evaluation.utility import mask_title, names_title
 from rlrec.recommenders import SASRec
 from rlrec.utility import explained_samples, main, read_texts, utility
 
@@ -26,15 +27,15 @@ class WordCounts:
         return torch.tensor([[float(text.split().count(word)) for word in (*MOODS, "this")] for text in texts])
 
 
-def world(users: int = 150, length: int = 9) -> pl.DataFrame:
-    """The next of 40 items is one of four that follow the newest; the mood of the interaction says which."""
+def world(users: int = 100, length: int = 9) -> pl.DataFrame:
+    """20 items, five of each mood; each interaction has a mood, which says nothing of the next one's."""
     rng = np.random.default_rng(0)
     rows = []
     for user in range(users):
-        items = [int(rng.integers(40))]
+        items = [int(rng.integers(20))]
         for position in range(1, length):
             mood = int(rng.integers(4))
-            items.append((items[-1] + 7 * mood + 1) % 40)
+            items.append(4 * int(rng.integers(5)) + mood)
             split = "train" if position < length - 2 else ("validation", "test")[position - length + 2]
             history = [f"i{item}" for item in items[:-1]]
             rows.append((split, f"u{user}", f"i{items[-1]}", f"Title {items[-1]}", history, f"a {MOODS[mood]} one"))
@@ -55,7 +56,7 @@ def found():
         "named": [f"Watch TITLE {title.split()[1]} , {text}" for title, text in zip(test["title"], truth)],
     }
     said = []
-    options = {"epochs": 30, "batch_size": 64, "learning_rate": 5e-3, "progress": said.append}
+    options = {"epochs": 12, "batch_size": 64, "learning_rate": 5e-3, "progress": said.append}
     result = utility(samples, samples["ground_truth"].to_list(), texts, WordCounts(), hidden=32, rank=4, **options)
     return samples, texts, result, said
 
@@ -63,9 +64,10 @@ def found():
 def test_true_explanations_are_useful_and_random_ones_are_not(found):
     _, _, result, said = found
     recall = {row: metrics["recall@5"] for row, metrics in result.rows.items()}
-    assert recall["truth"] > 0.9 > recall["random"] + 0.15
-    assert recall["truth"] > recall["empty"] + 0.1
-    assert "48.0 MiB full" not in said[0]
+    # One of four moods: 1, and 0.25 by chance, with a standard error of 0.043.
+    assert recall["truth"] > 0.95
+    assert recall["random"] == pytest.approx(0.25, abs=0.15)
+    assert recall["empty"] == pytest.approx(0.25, abs=0.15)
     assert "12.0 MiB full, 1.2 MiB with rank 4" in said[0]  # 64 samples: a quarter of those of 256
     assert paired_tests(result.cases["ndcg@10_random"], result.cases["ndcg@10_truth"])["t_p_value"] < 1e-3
 
@@ -79,9 +81,18 @@ def test_titles_are_counted_and_masked(found):
         "named": 1.0,
     }
     truth, named = result.rows["truth"], result.rows["named"]
-    # The encoder does not read titles, but it reads the "this" of "this item", which no training text had.
-    assert all(named[f"{metric}@{k}"] == truth[f"{metric}@{k}"] for metric in ("recall", "ndcg") for k in (5, 10))
-    assert all(truth[f"{name}/masked"] == truth[name] for name in ("recall@5", "ndcg@10"))
+    # The encoder reads no titles; it reads the "this" of "this item", which no training text had.
+    names = ("recall@5", "recall@10", "ndcg@5", "ndcg@10")
+    assert all(named[name] == truth[name] == truth[f"{name}/masked"] for name in names)
+    assert not result.cases["ndcg@10_named"].equals(result.cases["ndcg@10/masked_named"])
+
+
+def test_titles_with_signs_and_inside_of_words():
+    titles = ["C++ (a.b)", "It", "9", ""]
+    texts = ["see c++ (A.B), c++ (axb)", "It fits, said IT. Italy", "19 of 9", "nothing"]
+    assert names_title(texts, titles) == [True, True, True, False]
+    masked = mask_title(texts, titles, mask=r"\1")
+    assert masked == [r"see \1, c++ (axb)", r"\1 fits, said \1. Italy", r"19 of \1", "nothing"]
 
 
 def test_cases_are_the_samples_in_their_order(found):
@@ -113,9 +124,9 @@ def test_starts_from_a_trained_sasrec_and_counts_unknown_targets():
     samples = world(users=30)
     new = {"split": "test", "user_id": "u0", "item_id": "new", "title": None, "history": ["i1"], "ground_truth": None}
     samples = pl.concat([samples, pl.DataFrame([new], schema=samples.schema)])
-    items = [f"i{number}" for number in range(40)]
+    items = [f"i{number}" for number in range(20)]
     torch.manual_seed(0)
-    sasrec = SASRec(41, dim=16, max_length=4, dropout=0.0)
+    sasrec = SASRec(21, dim=16, max_length=4, dropout=0.0)
     texts = {"row": [None] * 31}
     result = utility(
         samples, samples["ground_truth"], texts, WordCounts(), sasrec=sasrec, items=items, epochs=1, learning_rate=0.0

@@ -55,13 +55,13 @@ def both(sequences, num_items, objective, *, length, dim, dropout, epochs, batch
     return (ours["recall@10"], ours["ndcg@10"]), reference.found(training, targets)
 
 
-@pytest.mark.parametrize("objective", ["bpr", "softmax"])
-def test_a_fit_reaches_what_the_reference_reaches(objective):
-    settings = {"length": 10, "dim": 24, "dropout": 0.1, "epochs": 25, "batch_size": 64, "rate": 4e-3}
+@pytest.mark.parametrize(("objective", "epochs"), [("bpr", 60), ("softmax", 25)])
+def test_a_fit_reaches_what_the_reference_reaches(objective, epochs):
+    settings = {"length": 9, "dim": 24, "dropout": 0.1, "epochs": epochs, "batch_size": 64, "rate": 4e-3}
     ours, theirs = both(walks(400, 11, 81, seed=1), 81, objective, seed=0, **settings)
-    # 400 users: the standard error of a recall near 0.9 is 0.015, and both rank the same users.
-    assert ours == pytest.approx(theirs, abs=0.06)
-    assert min(ours[0], theirs[0]) > 0.7  # chance: 10 / 80
+    # With BPR and six seeds the differences in NDCG@10 had a deviation of 0.013 (docs/recommenders.md).
+    assert ours == pytest.approx(theirs, abs=0.04)
+    assert min(ours[0], theirs[0]) > 0.9  # chance: 10 / 80
 
 
 @pytest.mark.skipif("RLREC_DATA_DIR" not in os.environ, reason="RLREC_DATA_DIR is not set")
@@ -74,7 +74,7 @@ def test_movielens_as_the_reference():
     settings = {"length": 50, "dim": 32, "dropout": 0.2, "epochs": 40, "batch_size": 64, "rate": 2e-3}
     ours, theirs = both(sequences, len(items) + 1, "bpr", seed=0, **settings)
     print("ML-100K, Recall@10 and NDCG@10:", ours, theirs)
-    # Two fits of either side differ by up to 0.02 in Recall@10 (943 users).
+    # A recall of 0.07 over 943 users has a standard error of 0.008, the difference of two at most 0.012.
     assert ours == pytest.approx(theirs, abs=0.03)
 
 
