@@ -9,21 +9,21 @@ Departures beside those of the modules it calls:
 4. Explanations are written greedily; the paper does not say how.
 """
 
+import copy
 import dataclasses
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import polars as pl
 import torch
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
 
 from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.asking import Endpoint
-from rlrec.data.sequences import sequence_samples, split_by_time, unseen_targets
-from rlrec.experiment import Run, load_prepared, load_pretrained, lora_config
+from rlrec.data.sequences import sequence_samples, split_by_time
+from rlrec.experiment import load_prepared, load_pretrained, lora_config
 from rlrec.policies.injection import InjectedLLM
 from rlrec.policies.loading import Policies, pretrained_policies
 from rlrec.policies.sequence_adapter import SequenceAdapter
@@ -39,31 +39,15 @@ from rlrec.seller.embedded import embedded_llm
 from rlrec.seller.features import SequenceFeatures, item_states, whole_sequences
 from rlrec.seller.peter import peter_explanations
 from rlrec.seller.prompts import SellerPrompts, joined
-from rlrec.seller.quality import reason_metrics, text_metrics
-from rlrec.seller.timing import seconds_per_sample
+from rlrec.seller.quality import text_metrics
+from rlrec.seller.rows import Generator, SELLERRows
 from rlrec.seller.trainer import Features, SELLERConfig, SELLERTrainer, write_texts
 from rlrec.seller.writing import write_in_parts
-from rlrec.utility import utility
 
 SPLITS = ("train", "validation", "test")
 
 
-@dataclasses.dataclass
-class Generator:
-    """A frozen LLM with an adapter, and what it reads.
-
-    Attributes:
-        build: gives the untrained model.
-        learned, asked: (prompts, features) of the training samples with the validation ones behind them, and of the
-            test samples.
-    """
-
-    build: Callable[[], InjectedLLM]
-    learned: tuple[list, Features]
-    asked: tuple[list, Features]
-
-
-class SELLERRun(Run):
+class SELLERRun(SELLERRows):
     """Loads what a run needs, trains, writes, measures utility, collects rows, and writes the results.
 
     Args:
@@ -73,7 +57,6 @@ class SELLERRun(Run):
         ValueError, OSError, ImportError: settings, data, packages or model that cannot be used.
     """
 
-    system = "seller"
     evaluation = ("baselines", "ablations", "explanation_types", "timing_samples", "bertscore_model",
                   "scoring_batch", "generation_batch", "missing_share")  # fmt: skip
     trainer_settings = (
@@ -98,9 +81,6 @@ class SELLERRun(Run):
         self.policies, self.prompts = self._load_policies()
         InjectedLLM(self.policies.load_base(), SequenceAdapter(1, None, None))  # refuses LLMs of other families
         self.encoder = self.load_encoder(self.policies, arguments.encoder)
-        self.generators: dict[str, Generator] = {}
-        self.answers: dict[str, list[str]] = {}  # of the test samples, as they were written
-        self.cases: pl.DataFrame | None = None
 
     # -- the steps ----------------------------------------------------------------------------------------------------
     def pretrain_sasrec(self) -> None:
@@ -161,7 +141,7 @@ class SELLERRun(Run):
     def add_baselines(self) -> None:
         """The rows beside SELLER, on the same samples."""
         train, test, wanted = self.samples["train"], self.samples["test"], self.arguments.baselines
-        explanations = self._answers_of(train)
+        explanations, fitting = self._answers_of(train), {"seed": self.seed, "device": self.state.device}
         if "random" in wanted:
             self.answers["random"] = random_explanations(explanations, len(test), self.seed)
         if "empty" in wanted:
@@ -171,8 +151,8 @@ class SELLERRun(Run):
         if "peter" in wanted:
             self.answers["peter"] = self._write_by_peter(train, explanations)
         for name, prompt, build in (
-            ("pepler", lambda row: self.prompts.pepler(), self._build_pepler),
-            ("xrec", self.prompts.xrec, self._build_xrec),
+            ("pepler", lambda row: self.prompts.pepler(), functools.partial(pepler, training=train)),
+            ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, **fitting)),
         ):
             if name in wanted:
                 self.generators[name] = self._table_generator(prompt, build)
@@ -181,10 +161,10 @@ class SELLERRun(Run):
 
     def add_row(self, name: str, train: bool = True) -> None:
         """Train the generator of a row (eq. 12), and write its explanations of the test samples."""
-        generator = self.generators[name]
-        adapter = self._train(name, generator) if train else None
-        prompts, features = generator.asked
-        load = functools.cache(lambda: self._load(generator, adapter))
+        if train:
+            self._train(name)
+        prompts, features = self.generators[name].asked
+        load = functools.cache(lambda: self._load(name, train))
 
         def write(part: slice) -> list[str]:
             numbers = torch.arange(len(prompts))[part]
@@ -205,73 +185,6 @@ class SELLERRun(Run):
         row, lacks = f"seller_{name}", ABLATIONS[name]
         self.generators[row] = self._sequence_generator(**lacks)
         self.add_row(row, train=name != "without_de")
-
-    def measure_utility(self) -> None:
-        """Rows of Table 2: all explanations under one EER. Of Table 4: SELLER's sentences, each under its own."""
-        texts = {row: [self.prompts.explanation(text) for text in answers] for row, answers in self.answers.items()}
-        self.texts = texts
-        rows, self.cases = self._utility("both", "ground_truth", texts)
-        for number, kind in enumerate(ground_truth.FIELDS):
-            name = kind.removesuffix("_explanation")
-            if name in self.arguments.explanation_types:
-                parts = {
-                    f"{row}_{name}_only": [self.prompts.parse(text)[number] for text in self.answers[row]]
-                    for row in ("seller", "ground_truth")
-                }
-                more, cases = self._utility(name, kind, parts)
-                rows |= more
-                self.cases = pl.concat([self.cases, cases.drop("user_id", "item_id")], how="horizontal")
-        for row, metrics in rows.items():
-            self.rows[row] = metrics | self._quality(row)
-
-    def measure_time(self) -> None:
-        """Table 5: seconds per sample of training and writing, SELLER, XRec and the plain LLM in turn."""
-        count, path = self.arguments.timing_samples, self.output / "timing.json"
-        if not count or "xrec" not in self.generators:
-            return
-        if not path.is_file():
-            systems = {}
-            for name in ("xrec", "seller", "llm"):
-                generator, adapter = self.generators[name], PolicyStage(self.output / "stages" / name).adapter
-                (learned, learned_features), (asked, asked_features) = generator.learned, generator.asked
-                rows = [self._row(learned, number) for number in range(min(count, len(self.samples["train"])))]
-                model = self._load(generator, adapter if name != "llm" else None)
-                systems[name] = model, rows, learned_features, asked[:count], asked_features
-            measured = seconds_per_sample(
-                systems,
-                self.policies.tokenizer,
-                self.config,
-                max_new_tokens=self.arguments.max_new_tokens,
-                batch_size=self.arguments.generation_batch,
-            )
-            if self.state.is_main_process:
-                write_text_atomic(path, to_json(measured) + "\n")
-            self.state.wait_for_everyone()
-        self.controls |= json.loads(path.read_text(encoding="utf-8"))
-
-    def finish(self) -> None:
-        """Write the results, users.parquet, explanations.parquet, tables, pictures and model card."""
-        if self.state.is_main_process:
-            write_parquet_atomic(self.output / "users.parquet", self.cases)
-            keys, parsed = self.samples["test"].select("user_id", "item_id", "split"), self.prompts.parse
-            write_parquet_atomic(
-                self.output / "explanations.parquet",
-                pl.concat(
-                    keys.with_columns(
-                        row=pl.lit(row),
-                        text=pl.Series(self.texts[row], dtype=pl.String),
-                        **dict(zip(ground_truth.FIELDS, _columns(map(parsed, answers)))),
-                    )
-                    for row, answers in self.answers.items()
-                ),
-            )
-        self.write(
-            self.prepared,
-            self.samples,
-            ground_truth=self.counts,
-            unseen_targets=unseen_targets(self.prepared.interactions),
-            evaluated_on=self.arguments.evaluate,
-        )
 
     # -- parts --------------------------------------------------------------------------------------------------------
     def _draw_samples(self) -> dict[str, pl.DataFrame]:
@@ -340,8 +253,7 @@ class SELLERRun(Run):
         prompts = dataclasses.replace(self.prompts, vectors=behaviour + semantic, category_texts=category_texts)
         sizes = 64 if behaviour else None, self.semantic.shape[1] if semantic else None
 
-        def build() -> InjectedLLM:
-            llm = self.policies.load_base()
+        def build(llm: PreTrainedModel) -> InjectedLLM:
             return InjectedLLM(
                 llm, SequenceAdapter(llm.config.hidden_size, *sizes, positions=self.arguments.positions)
             )
@@ -353,18 +265,17 @@ class SELLERRun(Run):
 
         return Generator(build, read(self.learned), read(self.samples["test"]))
 
-    def _table_generator(self, prompt: Callable, build: Callable) -> Generator:
-        """A baseline whose features are tensors; `build(tables)` -> untrained model, and features of each table."""
+    def _table_generator(self, prompt: Callable, make: Callable) -> Generator:
+        """A baseline whose features are tensors; `make(llm, tables=...)` -> model, features of each table."""
         tables = self.learned, self.samples["test"]
+        set_seed(self.seed)  # a fresh adapter's draw must not depend on what this process did before
+        model, features = make(self.policies.load_base(), tables=tables)
         asked = [[prompt(row) for row in table.iter_rows(named=True)] for table in tables]
-        _, features = build(tables)
-        return Generator(lambda: build(tables)[0], *zip(asked, features))
 
-    def _build_pepler(self, tables) -> tuple[InjectedLLM, list]:
-        return pepler(self.policies.load_base(), self.samples["train"], tables)
+        def build(llm: PreTrainedModel) -> InjectedLLM:
+            return InjectedLLM(llm, copy.deepcopy(model.adapter), model.inject)
 
-    def _build_xrec(self, tables) -> tuple[InjectedLLM, list]:
-        return xrec(self.policies.load_base(), self.training, tables, seed=self.seed, device=self.state.device)
+        return Generator(build, *zip(asked, features))
 
     def _write_by_peter(self, train: pl.DataFrame, explanations: list[str]) -> list[str]:
         test, folder = self.samples["test"], self.output / "explanations" / "peter"
@@ -375,81 +286,38 @@ class SELLERRun(Run):
 
         return write_in_parts(folder, test.select("user_id", "item_id").rows(), write, part_size=len(test))
 
-    def _row(self, prompts: list, number: int) -> dict:
-        texts = self.learned.select(*ground_truth.FIELDS).row(number)
-        return {"prompt": prompts[number], "completion": self.prompts.answer(*texts), "index": number}
+    def _rows(self, generator: Generator) -> list[dict]:
+        """What to learn, of the training samples and the validation ones behind them."""
+        told = zip(generator.learned[0], self._answers_of(self.learned), strict=True)
+        return [
+            {"prompt": prompt, "completion": answer, "index": number} for number, (prompt, answer) in enumerate(told)
+        ]
 
-    def _train(self, name: str, generator: Generator) -> Path:
-        """The adapter's folder, trained or found trained."""
-        stage = PolicyStage(self.output / "stages" / name)
+    def _train(self, name: str) -> None:
+        """The stage of a row, unless it is done."""
+        generator, stage = self.generators[name], PolicyStage(self.output / "stages" / name)
         if not stage.done:
-            (prompts, features), training = generator.learned, len(self.samples["train"])
-            completions = self._answers_of(self.learned)
-            rows = [
-                {"prompt": prompt, "completion": completion, "index": number}
-                for number, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
-            ]
+            rows, training = self._rows(generator), len(self.samples["train"])
             self.state.print(f"Stage {name}: {training:,} explanations")
-            set_seed(self.seed)  # a fresh adapter's draw must not depend on what this process did before
+            set_seed(self.seed)
             trainer = SELLERTrainer(
-                generator.build(),
+                generator.build(self.policies.load_base()),
                 dataclasses.replace(self.config, output_dir=str(stage.folder)),
                 rows[:training],
-                features,
+                generator.learned[1],
                 processing_class=self.policies.tokenizer,
                 eval_dataset=rows[training:] if self.config.eval_strategy != "no" else None,
             )
             finish_stage(stage, trainer, newest_checkpoint(stage.folder))
         if self.state.is_main_process:
             write_log_history(self.output, name, stage.log_history)
-        return stage.adapter
 
-    def _load(self, generator: Generator, adapter: Path | None) -> InjectedLLM:
-        model = generator.build()
-        if adapter is not None:
-            model.load_weights(adapter)
+    def _load(self, name: str, trained: bool, llm: PreTrainedModel | None = None) -> InjectedLLM:
+        """The model of a row, on the LLM that is given or newly loaded."""
+        model = self.generators[name].build(llm or self.policies.load_base())
+        if trained:
+            model.load_weights(PolicyStage(self.output / "stages" / name).adapter)
         return model.eval().to(self.state.device)
-
-    def _utility(self, name: str, truth: str, texts: dict[str, list[str]]) -> tuple[dict, pl.DataFrame]:
-        """Metrics of rows, and of each case, under an EER that was trained on the column `truth`; kept in files."""
-        arguments, folder = self.arguments, self.output / "utility" / name
-        rows, cases = folder / "rows.json", folder / "cases.parquet"
-        with self.state.main_process_first():
-            if not rows.is_file() or set(json.loads(rows.read_text(encoding="utf-8"))) != set(texts):
-                samples = pl.concat(self.samples.values())
-                start = {"sasrec": self.sasrec, "items": self.items} if arguments.eer_from_sasrec else {}
-                found = utility(
-                    samples,
-                    samples[truth].to_list(),
-                    texts,
-                    self.encoder,
-                    **start,
-                    rank=arguments.eer_rank,
-                    seed=self.seed,
-                    device=str(self.state.device),
-                    progress=self.state.print,
-                    epochs=arguments.eer_epochs,
-                    batch_size=arguments.eer_batch,
-                    learning_rate=arguments.eer_learning_rate,
-                    weight_decay=arguments.eer_weight_decay,
-                    patience=arguments.eer_patience,
-                )
-                write_parquet_atomic(cases, found.cases)
-                write_log_history(self.output, f"eer_{name}", found.fit.history)
-                write_text_atomic(rows, to_json(found.rows) + "\n")  # last: a folder that has it is complete
-        return json.loads(rows.read_text(encoding="utf-8")), pl.read_parquet(cases)
-
-    def _quality(self, row: str) -> dict[str, float]:
-        """How close a row's texts are to the ground truth, and how true."""
-        if row not in self.answers:
-            return {}
-        test = self.samples["test"]
-        model = self.arguments.bertscore_model
-        found = text_metrics(self.texts[row], test["ground_truth"].to_list(), model, self.state.device)
-        moods = self.prepared.metadata.get("moods")
-        if moods and "reasons" in test.columns:
-            found |= reason_metrics([self.prompts.parse(text) for text in self.answers[row]], test, moods)
-        return found
 
 
 def _of_rows(features: Features, numbers: torch.Tensor) -> Features:
@@ -457,7 +325,3 @@ def _of_rows(features: Features, numbers: torch.Tensor) -> Features:
     if callable(features):
         return lambda rows: features(numbers[rows])
     return {name: values[numbers] for name, values in features.items()}
-
-
-def _columns(pairs) -> list[pl.Series]:
-    return [pl.Series(column, dtype=pl.String) for column in zip(*pairs)]
