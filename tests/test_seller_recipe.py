@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import sys
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -17,6 +19,9 @@ from rlrec.data import prepare
 from rlrec.policies.injection import IDENTITY_FILE
 from rlrec.policies.tiny import build_tokenizer
 from rlrec.seller import run as seller_run
+
+sys.path.insert(0, str(Path(__file__).parent / "policies"))
+import tiny_hugging_face
 
 SELLER = ["--config", "seller/smoke", "--template_steps", "5", "--max_new_tokens", "12"]
 FAST = [*SELLER, "--baselines", "random", "--ablations", "without_de", "--explanation_types", "category",
@@ -88,10 +93,14 @@ def test_files(finished):
 
 
 def test_the_utility_command_reads_a_run(finished, capsys, tmp_path):
-    """`python -m rlrec.utility RUN_DIR`, whose encoder is a model on disk."""
-    texts, names = utility.read_texts(finished[0])
-    assert set(names) == TABLE_2 | FIGURE_2
-    assert len(texts) == 40
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    encoder = tiny_hugging_face.write_bert(tmp_path / "bert", tiny_hugging_face.build_tokenizer())
+    utility.main([str(folder), "--encoder", encoder, "--epochs", "1", "--rank", "2"])
+    assert "| ground_truth " in capsys.readouterr().out
+    found = json.loads((folder / "utility.json").read_text())
+    assert set(found["rows"]) == TABLE_2 | FIGURE_2
+    assert found["samples"] == {"test": 40, "train": 200, "validation": 40}
 
 
 def test_training_moves_the_adapter_alone(finished):
@@ -185,6 +194,18 @@ def test_another_family_of_language_models_is_refused(monkeypatch, capsys, tmp_p
     assert "GPT2LMHeadModel" in error
     assert "take a model of Llama, Mistral, Qwen2, Qwen3" in error
     assert not (tmp_path / "x" / "sasrec").exists()
+
+
+def test_a_chat_model_of_hugging_face(monkeypatch, tmp_path):
+    """The paper's prompts inside of a chat template; nobody has taught this model anything."""
+    folder = tiny_hugging_face.write_llama(
+        tmp_path / "llama", tiny_hugging_face.build_tokenizer(tiny_hugging_face.CHAT_TEMPLATE)
+    )
+    options = ["--model_name_or_path", folder, "--num_samples", "20", "--num_held_out", "4", "--output_dir",
+               tmp_path / "x", "--baselines", "xrec", "--max_length", "2048"]  # fmt: skip
+    recipe(monkeypatch, *FAST, *options, module=seller)
+    assert 0 <= rows_of(tmp_path / "x")["seller"]["recall@10"] <= 1
+    assert (tmp_path / "x" / "stages" / "xrec" / "adapter" / "adapter.safetensors").is_file()
 
 
 def changed_world(folder, items=None, interactions=None):
