@@ -141,8 +141,8 @@ class SELLERRun(SELLERRows):
     def add_baselines(self) -> None:
         """The rows beside SELLER, on the same samples."""
         train, test, wanted = self.samples["train"], self.samples["test"], self.arguments.baselines
-        explanations, fitting = self._answers_of(train), {"seed": self.seed, "device": self.state.device}
-        dropout = self.arguments.adapter_dropout
+        explanations = self._answers_of(train)
+        options = {"seed": self.seed, "device": self.state.device, "dropout": self.arguments.adapter_dropout}
         if "random" in wanted:
             self.answers["random"] = random_explanations(explanations, len(test), self.seed)
         if "empty" in wanted:
@@ -153,7 +153,7 @@ class SELLERRun(SELLERRows):
             self.answers["peter"] = self._write_by_peter(train, explanations)
         for name, prompt, build in (
             ("pepler", lambda row: self.prompts.pepler(), functools.partial(pepler, training=train)),
-            ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, dropout=dropout, **fitting)),
+            ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, **options)),
         ):
             if name in wanted:
                 self.generators[name] = self._table_generator(prompt, build)
@@ -256,9 +256,7 @@ class SELLERRun(SELLERRows):
         sizes = 64 if behaviour else None, self.semantic.shape[1] if semantic else None
 
         def build(llm: PreTrainedModel) -> InjectedLLM:
-            return InjectedLLM(
-                llm, SequenceAdapter(llm.config.hidden_size, *sizes, **options)
-            )
+            return InjectedLLM(llm, SequenceAdapter(llm.config.hidden_size, *sizes, **options))
 
         def read(samples: pl.DataFrame) -> tuple[list, Features]:
             sequences = whole_sequences(samples, self.items, self.arguments.sequence_length)
