@@ -126,8 +126,8 @@ class SELLERRun(SELLERRows):
             samples = samples.with_columns(ground_truth=both)
             self.state.wait_for_everyone()  # no rank looks for the file after another has written it
             if self.state.is_main_process:
-                write_parquet_atomic(path, samples)
                 write_text_atomic(self.output / "ground_truth.json", to_json(self.counts) + "\n")
+                write_parquet_atomic(path, samples)  # last: a folder that has it is complete
             self.state.wait_for_everyone()
         samples = pl.read_parquet(path)
         self.counts = json.loads((self.output / "ground_truth.json").read_text(encoding="utf-8"))
