@@ -65,6 +65,9 @@ class SELLERArguments:
     positions: int = field(
         default=0, metadata={"help": "Learned positions of both paths; 0: none, as eq. 6 is printed."}
     )
+    adapter_dropout: float = field(
+        default=0.2, metadata={"help": "Of SELLER's adapter and XRec's (section 4.1: 0.2)."}
+    )
     max_new_tokens: int = field(default=128, metadata={"help": "Longest explanation, in tokens."})
     generation_batch: int = field(default=64, metadata={"help": "Explanations generated at once on one GPU."})
     scoring_batch: int = field(default=256, metadata={"help": "Texts encoded at once."})
@@ -121,8 +124,9 @@ class SELLERArguments:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0.")
         if self.num_held_out is not None and self.num_held_out < 1:
             raise ValueError(f"num_held_out is {self.num_held_out}, but must be at least 1.")
-        if not 0 <= self.missing_share < 1:
-            raise ValueError(f"missing_share is {self.missing_share}, but must be at least 0 and below 1.")
+        for name in ("missing_share", "adapter_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0 and below 1.")
         if self.ground_truth != "template" and self.ground_truth_source is None:
             raise ValueError(f"ground_truth is {self.ground_truth!r}, which needs ground_truth_source.")
         if self.ground_truth == "endpoint" and self.ground_truth_model is None:

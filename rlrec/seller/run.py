@@ -126,8 +126,8 @@ class SELLERRun(SELLERRows):
             samples = samples.with_columns(ground_truth=both)
             self.state.wait_for_everyone()  # no rank looks for the file after another has written it
             if self.state.is_main_process:
-                write_parquet_atomic(path, samples)
                 write_text_atomic(self.output / "ground_truth.json", to_json(self.counts) + "\n")
+                write_parquet_atomic(path, samples)  # last: a folder that has it is complete
             self.state.wait_for_everyone()
         samples = pl.read_parquet(path)
         self.counts = json.loads((self.output / "ground_truth.json").read_text(encoding="utf-8"))
@@ -141,7 +141,8 @@ class SELLERRun(SELLERRows):
     def add_baselines(self) -> None:
         """The rows beside SELLER, on the same samples."""
         train, test, wanted = self.samples["train"], self.samples["test"], self.arguments.baselines
-        explanations, fitting = self._answers_of(train), {"seed": self.seed, "device": self.state.device}
+        explanations = self._answers_of(train)
+        options = {"seed": self.seed, "device": self.state.device, "dropout": self.arguments.adapter_dropout}
         if "random" in wanted:
             self.answers["random"] = random_explanations(explanations, len(test), self.seed)
         if "empty" in wanted:
@@ -152,7 +153,7 @@ class SELLERRun(SELLERRows):
             self.answers["peter"] = self._write_by_peter(train, explanations)
         for name, prompt, build in (
             ("pepler", lambda row: self.prompts.pepler(), functools.partial(pepler, training=train)),
-            ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, **fitting)),
+            ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, **options)),
         ):
             if name in wanted:
                 self.generators[name] = self._table_generator(prompt, build)
@@ -251,12 +252,11 @@ class SELLERRun(SELLERRows):
     ) -> Generator:
         """SELLER, or what is left of it without a path or the category texts."""
         prompts = dataclasses.replace(self.prompts, vectors=behaviour + semantic, category_texts=category_texts)
+        options = {"positions": self.arguments.positions, "dropout": self.arguments.adapter_dropout}
         sizes = 64 if behaviour else None, self.semantic.shape[1] if semantic else None
 
         def build(llm: PreTrainedModel) -> InjectedLLM:
-            return InjectedLLM(
-                llm, SequenceAdapter(llm.config.hidden_size, *sizes, positions=self.arguments.positions)
-            )
+            return InjectedLLM(llm, SequenceAdapter(llm.config.hidden_size, *sizes, **options))
 
         def read(samples: pl.DataFrame) -> tuple[list, Features]:
             sequences = whole_sequences(samples, self.items, self.arguments.sequence_length)
