@@ -17,6 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
 from rlrec.ppo import PPOConfig, PPOTrainer
@@ -110,6 +111,15 @@ def finish_stage(stage: PolicyStage, trainer: Trainer, checkpoint: str | None) -
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return stage
+
+
+def newest_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was not cut short: the trainer's state is the last file written to one.
+
+    For stages whose trainer has no `ExplanationRecorder`; those that have one take `latest_checkpoint`.
+    """
+    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
 def stage_config(config: PPOConfig, folder: Path, num_train_epochs: float) -> PPOConfig:

@@ -11,6 +11,7 @@ from rlrec.trail.histories import trend_class
 
 LONGEST_CELL = 700  # characters; some reviews are pages long
 WINDOWS_SHOWN = 12
+TITLES_SHOWN = 5
 
 Lines = list[tuple[str, str]]  # name and text
 
@@ -21,8 +22,9 @@ def case_study(
     """Explanations of the same samples before and after training (ExpCTR's Table 2, TRAIL's Table 4).
 
     Cases of clicks and ratings are drawn at random by `seed`, liked and disliked in turn, and not picked for their
-    looks. Those of rankings (predictions with a column `popularity`) are chosen by what happened: the most popular
-    cold item, the most popular warm ones with increasing and decreasing popularity, and the largest error.
+    looks; so are those of SELLER, which have no label. Those of rankings (predictions with a column `popularity`) are
+    chosen by what happened: the most popular cold item, the most popular warm ones with increasing and decreasing
+    popularity, and the largest error.
 
     Args:
         predictions: a run's predictions.parquet, with columns explanation_<before> and explanation_<after>; of
@@ -38,6 +40,8 @@ def case_study(
         raise ValueError(f"predictions.parquet has no column {missing[0]}; write it with write_predictions.")
     if "popularity" in predictions.columns:
         intro, cases = _ranked_cases(predictions, before, after)
+    elif "label" not in predictions.columns:
+        intro, cases = _sequence_cases(predictions, (before, after), count, seed)
     else:
         intro, cases = _drawn_cases(predictions, before, after, count, seed)
     parts = [f"### {number}. {title}\n\n{_case_table(lines)}" for number, (title, lines) in enumerate(cases, start=1)]
@@ -83,6 +87,22 @@ def _drawn_cases(
         f"{len(cases)} test samples drawn at random (seed {seed}), liked and disliked in turn, none picked by hand.",
         cases,
     )
+
+
+# -- what came next in a sequence -------------------------------------------------------------------------------------
+def _sequence_cases(
+    predictions: pl.DataFrame, rows: Sequence[str], count: int, seed: int
+) -> tuple[str, list[tuple[str, Lines]]]:
+    chosen = predictions.sample(min(count, len(predictions)), seed=seed, shuffle=True)
+    rows = [*rows, *(("ground_truth",) if "explanation_ground_truth" in predictions.columns else ())]
+    cases = []
+    for case in chosen.iter_rows(named=True):
+        titles = [f"“{title}”" for title in case.get("history_titles") or []]
+        lines = [("newest of the history", ", ".join(titles[-TITLES_SHOWN:]) or "none")]
+        lines += [("true reasons", ", ".join(case["reasons"]))] if case.get("reasons") else []
+        lines += [(row_label(row), case[f"explanation_{row}"]) for row in rows]
+        cases.append((shortened(case.get("title") or case["item_id"]), lines))
+    return f"{len(cases)} test samples drawn at random (seed {seed}), none picked by hand.", cases
 
 
 def _titles(case: Mapping) -> str:

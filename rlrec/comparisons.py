@@ -33,6 +33,14 @@ COMPARISONS = (
     ("llm", "trail"),
     ("trail_without_sup", "trail"),
     ("trail_without_con", "trail"),
+    ("random", "seller"),
+    ("llm", "seller"),
+    ("xrec", "seller"),
+    ("seller", "ground_truth"),
+    ("seller_without_be", "seller"),
+    ("seller_without_se", "seller"),
+    ("seller_without_ct", "seller"),
+    ("seller_without_de", "seller"),
 )
 # How a metric is computed from predictions: function, column of the truth, start of the columns of the rows.
 COMPUTED = {

@@ -187,8 +187,8 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
         )
 
 
-def load_prepared(arguments: DataArguments, seed: int, progress=print) -> PreparedDataset:
-    """The prepared dataset that the arguments name."""
+def load_prepared(arguments: DataArguments, seed: int, progress=print, **options) -> PreparedDataset:
+    """The prepared dataset that the arguments name; `options` are more of `prepare`'s."""
     if arguments.data_dir is not None:
         return PreparedDataset.load(arguments.data_dir)
     return prepare(
@@ -204,6 +204,7 @@ def load_prepared(arguments: DataArguments, seed: int, progress=print) -> Prepar
         interactions_per_user=arguments.interactions_per_user,
         seed=seed,
         progress=progress,
+        **options,
     )
 
 

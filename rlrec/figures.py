@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 
 from rlrec.row_names import HEURISTICS, UPPER_BOUND, row_base, row_label
-from rlrec.tables import RANKINGS, groups_of, metric_label
+from rlrec.tables import RANKINGS, UTILITY, groups_of, metric_label
 
 try:
     from matplotlib.figure import Figure
@@ -26,13 +26,16 @@ INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 # Okabe and Ito's palette, which colour-blind readers can tell apart; grey for what uses no text and no training.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KINDS = {  # kind: (colour, bases)
-    "heuristic, no text": ("#b8bec7", (*HEURISTICS, "random")),
+    "heuristic, no text": ("#b8bec7", (*HEURISTICS, "random", "empty")),
     "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec", "bert4rec", "gru", "ncf", "recpie_free")),
     "popularity model": ("#0072B2", ("pare",)),
     "untuned LLM": ("#E69F00", ("icl", "llm")),
     "explanations alone": ("#D55E00", ("expctr_llm",)),
     "recommender + explanations": ("#009E73", ("expctr_aug", "recpie")),
     "fine-tuned LLM": ("#009E73", ("trail",)),
+    "explanation generator": ("#56B4E9", ("peter", "pepler", "xrec")),
+    "sequence-aware generator": ("#009E73", ("seller",)),
+    "true explanations": ("#D55E00", ("ground_truth",)),
     "other": ("#8f7fb5", ()),
 }
 HATCHED = ("heuristic, no text",)
@@ -169,7 +172,7 @@ def _origin(metric: str, lines: Mapping[str, Mapping]) -> tuple[float, str]:
     """Where the bars of a metric begin, and what stands over it."""
     if metric == "auc":
         return 0.5, "chance"
-    if metric in RANKINGS.metrics:
+    if metric in (*RANKINGS.metrics, *UTILITY.metrics):
         return 0.0, ""
     if "gru" in lines:
         return lines["gru"]["mean"], row_label("gru")

@@ -12,6 +12,7 @@ from rlrec.tables import (
     CLICKS,
     RANKINGS,
     RATINGS,
+    UTILITY,
     control_table,
     explanation_table,
     group_table,
@@ -30,6 +31,9 @@ METHODS = {
     "and an explanation; all users get the items in the order of that number. Trained are the number, by cross "
     "entropy, and the explanations' embeddings, by a contrastive loss that draws samples of similar history and text "
     "together.",
+    "seller": "SELLER: a frozen language model explains why a user chose an item. Of the user's sequence it reads two "
+    "vectors, one of SASRec's states and one of the items' texts, and the categories; the adapters that make the "
+    "vectors are trained on ground-truth explanations.",
 }
 REWARD_LIMITS = (
     "An explanation is rewarded for predicting a rating. It can be predictive without being the reason the user "
@@ -46,8 +50,22 @@ TRAIL_LIMITS = (
     "the true number. Trend accuracy shows whether what they say of the past holds, not whether it is why an item "
     "became popular; what they say of an item's features is not checked.",
 )
-LEARNING_TAGS = {"trail": ["popularity-prediction", "sft", "contrastive-learning"]}
-HUB_METRICS = {CLICKS: ["roc_auc"], RATINGS: ["mse", "mae", "roc_auc"], RANKINGS: ["hit_rate", "ndcg", "jaccard"]}
+SELLER_LIMITS = (
+    "The generator sees the item that it explains. Utility asks whether a recommender that does not see it finds it "
+    "with the explanation's help; an explanation that describes the item well does that without being the user's "
+    "reason.",
+    "Explanations are as true as those the adapters learned from (details.ground_truth of results.json).",
+)
+LEARNING_TAGS = {
+    "seller": ["explanation-generation", "adapters"],
+    "trail": ["popularity-prediction", "sft", "contrastive-learning"],
+}
+HUB_METRICS = {
+    CLICKS: ["roc_auc"],
+    RATINGS: ["mse", "mae", "roc_auc"],
+    RANKINGS: ["hit_rate", "ndcg", "jaccard"],
+    UTILITY: ["recall", "ndcg", "bleu"],
+}
 
 
 def model_card(results: Sequence[Mapping]) -> str:
@@ -62,7 +80,7 @@ def model_card(results: Sequence[Mapping]) -> str:
     system, dataset = first["system"], first["dataset"]
     base_model = details.get("base_model")
     header = {
-        "library_name": "peft",
+        "library_name": "transformers" if system == "seller" else "peft",
         "tags": [
             "recommendation",
             "explainable-recommendation",
@@ -123,7 +141,8 @@ def _reading(summary: pl.DataFrame) -> str:
     """One honest sentence: where the best explained row stands against the best row that reads no text."""
     task = task_of(summary)
     if task is not CLICKS:
-        return _reading_of_ratings(summary) if task is RATINGS else _reading_of_rankings(summary)
+        reading = {RATINGS: _reading_of_ratings, RANKINGS: _reading_of_rankings, UTILITY: _reading_of_utility}
+        return reading[task](summary)
     auc = dict(summary.filter(pl.col("metric") == "auc").select("row", "mean").iter_rows())
     heuristics = [row for row in auc if row in HEURISTICS]
     explained = [row for row in auc if row.startswith(("expctr", "recpie"))]
@@ -168,6 +187,19 @@ def _reading_of_rankings(summary: pl.DataFrame) -> str:
     return " ".join([*told, about])
 
 
+def _reading_of_utility(summary: pl.DataFrame) -> str:
+    """The same for utility: SELLER against XRec, random texts and the untuned model, and the ground truth's own."""
+    about = "One recommender, trained on ground-truth explanations, ranks all items with each row's explanations."
+    told = []
+    for metric in UTILITY.headline:
+        values = dict(summary.filter(pl.col("metric") == metric).select("row", "mean").iter_rows())
+        others = [row for row in ("xrec", "random", "llm", "ground_truth") if values.get(row, 0) > 0]
+        if "seller" in values and others:
+            against = _against(values, "seller", others)
+            told.append(f"The {metric_label(metric)} of SELLER ({values['seller']:.4f}) is {against}.")
+    return " ".join([*told, about])
+
+
 def _against(values: Mapping[str, float], row: str, others: Sequence[str]) -> str:
     """How far the value of `row` is below or above those of other rows, in words."""
     return ", ".join(
@@ -192,6 +224,21 @@ def _windows(popularity: Mapping) -> dict[str, str]:
 
 def _how_to_load(system: str, base_model: str | None) -> str:
     base = base_model if base_model and _is_hub_name(base_model) else "FOLDER_OF_THE_BASE_MODEL"
+    if system == "seller":
+        return "\n".join(
+            [
+                "from transformers import AutoModelForCausalLM",
+                "",
+                "from rlrec.policies.injection import InjectedLLM",
+                "from rlrec.policies.sequence_adapter import SequenceAdapter",
+                "",
+                f'base = AutoModelForCausalLM.from_pretrained("{base}")',
+                "# as adapter.json says: widths of SASRec's states and of the text encoder's, and positions",
+                "adapter = SequenceAdapter(base.config.hidden_size, 64, 768, positions=0)",
+                'model = InjectedLLM.load("FOLDER_OF_THE_ADAPTER", base, adapter).eval()',
+                "# Prompts and answers: rlrec.seller.prompts.SellerPrompts; texts: rlrec.seller.trainer.write_texts.",
+            ]
+        )
     imports = ["from peft import PeftModel", "from transformers import AutoModelForCausalLM, AutoTokenizer"]
     markers = []
     if system == "trail":
@@ -214,7 +261,7 @@ def _how_to_load(system: str, base_model: str | None) -> str:
 
 
 def _limitations(system: str, dataset: str) -> str:
-    points = TRAIL_LIMITS if system == "trail" else REWARD_LIMITS
+    points = {"trail": TRAIL_LIMITS, "seller": SELLER_LIMITS}.get(system, REWARD_LIMITS)
     points = [*points, f"Trained and tested on {dataset} alone; other domains, languages and prompts were not tried."]
     if system != "trail":
         points.append(

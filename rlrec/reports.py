@@ -9,7 +9,7 @@ seeds. For each such group the output folder gets, named <system>_<dataset>:
     .md            tables of predictions, explanations, groups of items, controls and differences between rows
     .csv           every number in long form (row, metric, mean, sd, seeds, paper)
     .tex           the table of predictions
-    _auc.png       AUC of all rows (ratings and rankings: _accuracy.png, RMSE beside AUC, or HR@10 beside NDCG@10)
+    _auc.png       AUC of all rows (else _accuracy.png: RMSE beside AUC, HR@10 or Recall@10 beside NDCG@10)
     _groups.png    HR@10 within groups of items (rankings)
     _rewards.png   rewards over steps, per stage (where there are none: _losses.png)
     _cases.md      explanations before and after, side by side
@@ -29,19 +29,23 @@ from rlrec.results import read_log_histories, read_predictions, read_results, re
 from rlrec.tables import (
     CLICKS,
     RANKINGS,
+    UTILITY,
     control_table,
     explanation_table,
     group_table,
     latex_table,
     markdown_table,
+    masked_table,
     metric_label,
     prediction_table,
     summarise,
     task_of,
+    time_table,
     training_fraction,
 )
 
-CASE_STUDY_ROWS = (("icl", "expctr_llm"), ("recpie_bootstrap", "recpie"), ("llm", "trail"))  # before and after
+# Before and after; of SELLER another system's beside its own
+CASE_STUDY_ROWS = (("icl", "expctr_llm"), ("recpie_bootstrap", "recpie"), ("llm", "trail"), ("xrec", "seller"))
 
 
 def find_runs(folders: Sequence[str | Path]) -> list[Path]:
@@ -68,7 +72,8 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     results = [read_results(run) for run in runs]
     summary = summarise(results)
     task = task_of(summary)
-    read, same = (read_users, "users of the test windows") if task is RANKINGS else (read_predictions, "test samples")
+    read = read_users if task in (RANKINGS, UTILITY) else read_predictions
+    same = "users of the test windows" if task is RANKINGS else "test samples"
     frames = {record["seed"]: read(run) for record, run in zip(results, runs)}
     frames = {seed: frame for seed, frame in frames.items() if frame is not None}
     told = f"{len(runs)} seeds, mean ± standard deviation" if len(runs) > 1 else f"seed {results[0]['seed']}"
@@ -76,7 +81,9 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     told += f", {fraction:.0%} of the training data" if fraction < 1 else ""
     tables = {
         f"{results[0]['system']} on {results[0]['dataset']} ({told})": prediction_table(summary),
+        "With the target's title masked": masked_table(summary),
         "Explanations": explanation_table(summary),
+        "Time per sample, relative to XRec's": time_table(results),
         "HR@10 by group of items (compare rows, not groups)": group_table(summary),
         "Controls": control_table(results),
     }
@@ -123,7 +130,7 @@ def _report_group(runs: Sequence[Path], output_dir: Path, pictures: bool) -> lis
     written = [write_text_atomic(output_dir / f"{name}{ending}", text) for ending, text in texts.items()]
     if pictures:
         from rlrec.figures import accuracy_bars, auc_bars, group_bars  # the `plot` extra
-        from rlrec.training_curves import loss_curves, reward_curves
+        from rlrec.training_curves import EXPLANATION_LOSS, LOSSES, loss_curves, reward_curves
 
         task = task_of(summary)
         if task is CLICKS:
@@ -135,7 +142,12 @@ def _report_group(runs: Sequence[Path], output_dir: Path, pictures: bool) -> lis
         histories = [read_log_histories(run) for run in runs]
         drawn.append(
             reward_curves(histories, output_dir / f"{name}_rewards.png", f"Rewards during training on {dataset}")
-            or loss_curves(histories, output_dir / f"{name}_losses.png", f"Losses during training on {dataset}")
+            or loss_curves(
+                histories,
+                output_dir / f"{name}_losses.png",
+                f"Losses during training on {dataset}",
+                EXPLANATION_LOSS if task is UTILITY else LOSSES,
+            )
         )
         written += [path for path in drawn if path is not None]
     return written

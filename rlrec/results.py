@@ -1,4 +1,5 @@
-"""The files a run leaves behind, written and read: results.json, predictions.parquet, users.parquet (rankings alone)
+"""The files a run leaves behind, written and read: results.json, predictions.parquet, users.parquet (rankings
+and utility)
 and logs/<stage>.json.
 
 Reports read these files alone, so whatever a table or picture needs must be in them. Every file is written under a
@@ -204,8 +205,8 @@ def read_predictions(run_dir: str | Path) -> pl.DataFrame | None:
 def read_users(run_dir: str | Path) -> pl.DataFrame | None:
     """The users.parquet of a run folder, or None when it wrote none.
 
-    One row per test window and user: window, user_id, items, and each user's own `<metric>_<row>`, such as
-    "hr@10_trail", for paired tests of rankings.
+    For paired tests, each user's own `<metric>_<row>`: of rankings one row per test window and user (window, user_id,
+    items, "hr@10_trail" ...), of utility one per test sample (user_id, item_id, "recall@10_seller" ...).
     """
     return _read_parquet(Path(run_dir) / "users.parquet")
 

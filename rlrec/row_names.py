@@ -17,7 +17,8 @@ HEURISTICS = {
 }
 UPPER_BOUND = "upper_bound"
 BASES = {  # in the order of the tables
-    "random": "random order",
+    "random": "random",
+    "empty": "empty",
     **HEURISTICS,
     "icl": "ICL",
     "deepfm": "DeepFM",
@@ -30,11 +31,15 @@ BASES = {  # in the order of the tables
     "expctr_aug": "ExpCTR-Aug",
     "recpie_free": "RecPIE, free parameters (ablation 1)",
     "recpie": "RecPIE",
-    "seller": "SELLER",
     "pare": "PARE",
     "llm": "untuned LLM",
     "trail": "TRAIL",
+    "peter": "PETER",
+    "pepler": "PEPLER",
+    "xrec": "XRec",
+    "seller": "SELLER",
     UPPER_BOUND: "upper bound (true popularity)",
+    "ground_truth": "ground truth",
     "llm_direct": "llm direct",
 }
 PARTS = {
@@ -49,6 +54,12 @@ PARTS = {
     r"few_shot": ", few-shot",
     r"without_sup": " without L_sup",
     r"without_con": " without L_con",
+    r"without_be": " without behaviour",
+    r"without_se": " without semantics",
+    r"without_ct": " without category texts",
+    r"without_de": " without both vectors",
+    r"category_only": ", category sentence alone",
+    r"intent_only": ", intent sentence alone",
     r"rank_?(\d+)": r", LoRA rank \1",
     r"after_lc": ", after LC",
     r"mean_?(\d+)": r", mean of \1",
@@ -78,6 +89,8 @@ def row_label(row: str) -> str:
     ('RecPIE, free parameters (ablation 1)', 'RecPIE, positive only', 'GRU, no text + like-rate + item mean')
     >>> row_label("trail_without_sup"), row_label("trail_rank4"), row_label("llm_few_shot")
     ('TRAIL without L_sup', 'TRAIL, LoRA rank 4', 'untuned LLM, few-shot')
+    >>> row_label("seller_without_be"), row_label("ground_truth_intent_only")
+    ('SELLER without behaviour', 'ground truth, intent sentence alone')
     """
     if row in HEURISTICS:
         return f"{HEURISTICS[row]} (heuristic)"

@@ -1,7 +1,8 @@
 """Tables from results: rows are systems, columns metrics, cells mean +- standard deviation over seeds.
 
-Which metrics come first depends on what the runs predict: clicks (ExpCTR), ratings (RecPIE) or rankings (TRAIL). The
-paper's values stand beside a row where the dataset has them (`rlrec.paper_values`).
+Which metrics come first depends on what the runs predict: clicks (ExpCTR), ratings (RecPIE) or rankings (TRAIL); of
+SELLER it is what explanations are worth. The paper's values stand beside a row where the dataset has them
+(`rlrec.paper_values`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +12,19 @@ import polars as pl
 
 from rlrec.evaluation.ctr import TEMPERATURE_BOUNDS
 from rlrec.evaluation.significance import mean_and_sd
-from rlrec.paper_values import paper_values
+from rlrec.paper_values import paper_times, paper_values
 from rlrec.row_names import row_label, sorted_rows
 
-RANKING_LABELS = {"hr": "HR", "ndcg": "NDCG", "jaccard": "Jaccard"}
+RANKING_LABELS = {"hr": "HR", "recall": "Recall", "ndcg": "NDCG", "jaccard": "Jaccard"}
 METRIC_LABELS = {
     "auc": "AUC", "log_loss": "LogLoss", "log_loss_t1": "LogLoss (T=1)", "mae": "MAE", "rmse": "RMSE",
     "rmse_stars": "RMSE (stars)", "mae_stars": "MAE (stars)",
     "cited_real": "cited real", "polarity_right": "polarity right", "verdict_consistency": "verdict consistent",
-    "citations_per_explanation": "citations",
+    "citations_per_explanation": "citations", "bleu": "BLEU", "bertscore": "BERTScore",
     **{f"{metric}@{k}": f"{label}@{k}" for metric, label in RANKING_LABELS.items() for k in (5, 10)},
 }  # fmt: skip
-LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "cut", "repaired"}
+LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "cut", "repaired",
+                   "titles_named"}  # fmt: skip
 NO_DIRECTION = {"trend_claims", "with_trend_claims"}
 # Groups of items in the order of the tables; the metric of one is named "hr@10/cold".
 GROUPS = ("cold", "warm", "increasing", "decreasing", "fluctuating", "unknown")
@@ -55,15 +57,20 @@ RANKINGS = Task(
     ("hr@5", "hr@10", "ndcg@5", "ndcg@10", "jaccard@5", "jaccard@10"), ("hr@10", "ndcg@10"), explanation_arrows=True
 )
 
+UTILITY = Task(
+    ("recall@5", "recall@10", "ndcg@5", "ndcg@10"), ("recall@10", "ndcg@10"), digits=4, explanation_arrows=True
+)
+
 
 def task_of(summary: pl.DataFrame) -> Task:
-    """What the runs of a summary predict: ratings have RMSE in stars, rankings HR@10.
+    """What the runs of a summary predict: ratings have RMSE in stars, rankings HR@10, utility Recall@10.
 
     >>> task_of(pl.DataFrame({"metric": ["auc", "rmse_stars"]})).metrics[0]
     'rmse'
     """
     metrics = set(summary["metric"])
-    return RATINGS if "rmse_stars" in metrics else RANKINGS if "hr@10" in metrics else CLICKS
+    telling = {"rmse_stars": RATINGS, "hr@10": RANKINGS, "recall@10": UTILITY}
+    return next((task for metric, task in telling.items() if metric in metrics), CLICKS)
 
 
 def summarise(results: Sequence[Mapping]) -> pl.DataFrame:
@@ -168,6 +175,28 @@ def explanation_table(summary: pl.DataFrame) -> Table:
     metrics = summary["metric"].unique(maintain_order=True)
     others = [metric for metric in metrics if metric.partition("/")[0] not in task.metrics]
     return result_table(summary, others, task.explanation_arrows)
+
+
+def masked_table(summary: pl.DataFrame) -> Table:
+    """The utility of explanations whose target's title is masked; without rows where no run has it."""
+    names = [f"{metric}/masked" for metric in UTILITY.metrics]
+    header, body = result_table(summary, names, digits=4)
+    return [metric_label(name.removesuffix("/masked")) for name in header], body
+
+
+def time_table(results: Sequence[Mapping]) -> Table:
+    """Seconds per sample of training and writing relative to XRec's, the paper's beside; no rows without XRec."""
+    kinds, body = ("training", "inference"), []
+    for row in ("xrec", "seller", "llm"):
+        cells = []
+        for kind in kinds:
+            times = [record["controls"].get(f"{kind}_seconds", {}) for record in results]
+            ratios = [each[row] / each["xrec"] for each in times if each.get(row) and each.get("xrec")]
+            cells.append(cell(*mean_and_sd(ratios)) if ratios else "–")
+        printed = [paper_times()[kind].get(row) for kind in kinds]
+        if set(cells) != {"–"}:
+            body.append([row_label(row), *cells, *("–" if value is None else f"{value:.3f}" for value in printed)])
+    return ["row", *kinds, *(f"paper {kind}" for kind in kinds)], body
 
 
 def group_table(summary: pl.DataFrame, metric: str = "hr@10") -> Table:

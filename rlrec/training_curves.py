@@ -21,6 +21,7 @@ except ImportError as error:
 
 Runs = Sequence[Mapping[str, Sequence[Mapping]]]
 Curve = tuple[np.ndarray, np.ndarray]  # steps, values
+EXPLANATION_LOSS = {"loss": "L_exp, cross entropy of the explanations (eq. 12)"}  # SELLER's
 LOSSES = {"loss_sup": "L_sup, cross entropy of the labels (eq. 9)", "loss_con": "L_con, InfoNCE (eq. 8)"}
 
 
@@ -50,8 +51,8 @@ def reward_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:
     return save(figure, path)
 
 
-def loss_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:
-    """Draw TRAIL's two losses over steps, one panel each, and save them; None when no run logged one.
+def loss_curves(runs: Runs, path: str | Path, title: str = "", losses: Mapping[str, str] = LOSSES) -> Path | None:
+    """Draw losses (TRAIL's two) over steps, one panel each, and save them; None when no run logged one.
 
     Stages (TRAIL, its ablations and ranks) are lines of one panel, so that they can be compared; dashed is validation.
     L_con depends on how many samples a batch holds, so its dashed line may lie elsewhere than the solid one for that
@@ -59,10 +60,11 @@ def loss_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:
 
     Args:
         runs, path, title: as in `reward_curves`.
+        losses: {name in the logs: title of its panel}.
     """
     colors = dict(zip(_stages(runs), (*COLORS, "#8f7fb5", INK, MUTED) * len(_stages(runs))))
     panels = {}
-    for loss in LOSSES:
+    for loss in losses:
         for stage in colors:
             histories = [run[stage] for run in runs if stage in run]
             found = [_curves(histories, key) for key in (loss, f"eval_{loss}")]
@@ -82,7 +84,7 @@ def loss_curves(runs: Runs, path: str | Path, title: str = "") -> Path | None:
                 dots = {"marker": "o", "markersize": 3, "markerfacecolor": "white"}
                 axis.plot(steps, values, color=colors[stage], linewidth=1.4, linestyle=(0, (4, 2)), **dots)
                 validated = True
-        _dress(axis, LOSSES[loss])
+        _dress(axis, losses[loss])
     handles = [Line2D([], [], color=colors[stage], linewidth=2.2, label=stage_or_row(stage)) for stage in drawn]
     if validated:
         handles.append(Line2D([], [], color=MUTED, linewidth=1.4, linestyle=(0, (4, 2)), label="dashed: validation"))

@@ -13,6 +13,7 @@ from rlrec.data.prepare import prepare
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.recpie import RecPIEArguments
+from rlrec.seller import SELLERArguments, SELLERConfig
 from rlrec.trail import TRAILArguments, TRAILConfig
 
 ROOT = Path(__file__).parents[1]
@@ -20,14 +21,17 @@ DATACLASSES = {
     "expctr": (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig),
     "recpie": (RecPIEArguments, DataArguments, PolicyArguments, PPOConfig),
     "trail": (TRAILArguments, DataArguments, PolicyArguments, TRAILConfig),
+    "seller": (SELLERArguments, DataArguments, PolicyArguments, SELLERConfig),
 }
 PAPER = {"expctr/ml-20m": 20_000, "expctr/amazon-books": 20_000, "expctr/book-crossing": 40_000}
 RECPIE = ("recpie/google-local", "recpie/yelp", "recpie/tripadvisor", "recpie/amazon-movies")
 TRAIL = ("trail/amazon-baby", "trail/amazon-beauty", "trail/douban-movies")
+SELLER = ("seller/yelp", "seller/kuairec")
 EMBEDDED = (
     *("expctr/simulated", "expctr/smoke", "expctr/ml-100k"),
     *("recpie/simulated", "recpie/smoke", "recpie/ml-100k", "recpie/amazon-gift-cards"),
     *("trail/simulated", "trail/smoke", "trail/ml-100k"),
+    *("seller/simulated", "seller/smoke", "seller/ml-100k"),
 )
 
 
@@ -37,7 +41,7 @@ def parsed(name):
 
 
 def test_all_configurations_are_known_here():
-    assert set(packaged_configs()) == {*PAPER, *RECPIE, *TRAIL, *EMBEDDED}
+    assert set(packaged_configs()) == {*PAPER, *RECPIE, *TRAIL, *SELLER, *EMBEDDED}
 
 
 @pytest.mark.parametrize("name", packaged_configs())
@@ -48,7 +52,7 @@ def test_every_value_arrives(name):
         assert (found or "none" if key == "report_to" else found) == value, key
 
 
-@pytest.mark.parametrize("name", [name for name in packaged_configs() if not name.startswith("trail/")])
+@pytest.mark.parametrize("name", [name for name in packaged_configs() if not name.startswith(("trail/", "seller/"))])
 def test_checkpoints_fall_between_rollouts(name):
     ppo = parsed(name)[-1]
     assert ppo.save_strategy == "steps"
@@ -108,6 +112,21 @@ def test_trails_settings(name):
     assert (config.alpha, config.beta, config.gamma) == (0.4, 0.2, 0.4)
     assert (config.temperature, config.num_positives) == (0.1, 2)
     assert (trail.window_days, trail.score, data.k_core) == (30, "written", 0)  # a k-core would know the future
+
+
+@pytest.mark.parametrize("name", SELLER)
+def test_sellers_settings(name):
+    """SELLER, sections 4.1 and A.1."""
+    seller, data, policy, config = parsed(name)
+    assert policy.model_name_or_path == "meta-llama/Llama-2-7b-hf"
+    assert seller.encoder == "sentence-transformers/sentence-t5-base"
+    assert (data.k_core, seller.sequence_length, seller.category_threshold) == (10, 50, 1e-5)
+    assert (config.num_train_epochs, config.per_device_train_batch_size) == (5, 8)
+    assert (config.learning_rate, config.weight_decay, config.adam) == (1e-4, 1e-6, True)
+    assert (seller.eer_epochs, seller.eer_batch, seller.eer_rank) == (50, 256, None)
+    assert (seller.eer_learning_rate, seller.eer_weight_decay) == (5e-4, 1e-5)
+    assert (seller.positions, seller.num_held_out) == (0, 2500)
+    assert seller.item_details == (name == "seller/yelp")  # Figure 3's fields
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

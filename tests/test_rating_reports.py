@@ -83,7 +83,7 @@ def test_printed_tables():
     assert paper_values("tripadvisor", "recpie")["peter"]["rmse"] == 0.1996
     assert paper_values("google-local", "recpie", 0.12)["recpie"]["mae"] == 0.2062
     assert paper_values("yelp", "recpie", 0.3) == paper_values("yelp") == {}
-    assert paper_values("yelp", "seller") == {}
+    assert paper_values("ml-100k", "seller") == {}
     content = json.loads((Path(tables.__file__).parent / "recpie_tables.json").read_text())
     assert [len(rows) for rows in content["datasets"].values()] == [34, 33, 33, 33]  # LLM4POI on Google alone
     metrics = [tuple(row) for rows in content["datasets"].values() for row in rows.values()]

@@ -137,9 +137,11 @@ class InjectedLLM(nn.Module):
         """(B * num_return_sequences, new tokens) what the LLM writes after left-padded prompts; the prompt left out.
 
         `kwargs` are those of the LLM's `generate`; the KV cache is always used. Call `eval()` first: the adapter's
-        dropout is not switched off here.
+        dropout is not switched off here. Without `attention_mask` no token is taken for padding.
         """
         vectors = self.adapter(**features)
+        if attention_mask is None:  # the LLM would take placeholders, which are id 0 for it, for padding
+            attention_mask = torch.ones_like(input_ids)
         with self._adding(vectors):
             sequences = self.llm.generate(
                 # the ids are for what counts words of the prompt, such as a repetition penalty
@@ -286,20 +288,41 @@ class InjectedLLM(nn.Module):
         self.load_state_dict(weights, strict=False)
 
 
-def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], placeholder_id: int) -> list[list[int]]:
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]], placeholder_id: int
+) -> list[list[int]]:
     """Token ids of each prompt, with `placeholder_id` for each `PLACEHOLDER`.
 
-    The texts around placeholders are tokenized apart; control-token spellings inside them stay text.
+    The texts around placeholders are tokenized apart; control-token spellings inside them stay text. A prompt that is
+    a conversation of one message stands in the tokenizer's chat template.
+
+    Raises:
+        ValueError: a conversation, and no chat template.
     """
-    pieces = [prompt.split(PLACEHOLDER) for prompt in prompts]
-    first = tokenizer([each[0] for each in pieces], split_special_tokens=True)["input_ids"]
+    chat = bool(prompts) and not isinstance(prompts[0], str)
+    before, after = _chat_frame(tokenizer) if chat else ([], [])
+    pieces = [(prompt[0]["content"] if chat else prompt).split(PLACEHOLDER) for prompt in prompts]
+    options = {"split_special_tokens": True}
+    first = tokenizer([each[0] for each in pieces], add_special_tokens=not chat, **options)["input_ids"]
     later = [piece for each in pieces for piece in each[1:]]
-    options = {"add_special_tokens": False, "split_special_tokens": True}
-    encoded = iter(tokenizer(later, **options)["input_ids"] if later else ())
+    encoded = iter(tokenizer(later, add_special_tokens=False, **options)["input_ids"] if later else ())
     ids = []
     for start, each in zip(first, pieces, strict=True):
-        ids.append(start + [token for _ in each[1:] for token in (placeholder_id, *next(encoded))])
+        ids.append(before + start + [token for _ in each[1:] for token in (placeholder_id, *next(encoded))] + after)
     return ids
+
+
+def _chat_frame(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What the chat template puts before and behind a user's message."""
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"The tokenizer of {tokenizer.name_or_path!r} has no chat template, but the prompts are conversational; "
+            "set --conversational false, or choose a chat model."
+        )
+    mark = "\ue000"  # of a private use area: no template has it
+    message = [{"role": "user", "content": mark}]
+    parts = tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True).split(mark)
+    return tuple(tokenizer(part, add_special_tokens=False)["input_ids"] for part in (parts[0], parts[-1]))
 
 
 def fingerprint(llm: PreTrainedModel) -> dict:

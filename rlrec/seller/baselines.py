@@ -121,6 +121,7 @@ def xrec(
     tables: Sequence[pl.DataFrame],
     *,
     dim: int = 64,
+    dropout: float = 0.2,
     **options,
 ) -> tuple[InjectedLLM, list[Features]]:
     """XRec's untrained model, with LightGCN trained, and the features of each of `tables`.
@@ -129,13 +130,14 @@ def xrec(
         interactions: user_id and item_id of the interactions before the first cut in time.
         tables: samples to train on or to write for.
         dim: of LightGCN's vectors; they are scaled to a mean square of 1.
+        dropout: of the adapter.
         options: of `fit_lightgcn`.
     """
     vocabulary = Vocabulary.from_samples(interactions, use_categories=False)
     sizes, known = vocabulary.sizes(), _indices(vocabulary, interactions)
     fitted = fit_lightgcn(known["user"], known["item"], sizes["num_users"], sizes["num_items"], dim=dim, **options)
     users, items = (vectors / vectors[1:].square().mean().sqrt().clamp(min=1e-8) for vectors in fitted)
-    model = InjectedLLM(llm, XRecAdapter(llm.config.hidden_size, dim))
+    model = InjectedLLM(llm, XRecAdapter(llm.config.hidden_size, dim, dropout=dropout))
     rows = [_indices(vocabulary, samples) for samples in tables]
     return model, [{"user": users[row["user"]], "item": items[row["item"]]} for row in rows]
 

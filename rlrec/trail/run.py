@@ -18,9 +18,8 @@ import polars as pl
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from rlrec.alternating import PolicyStage, finish_stage
+from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data.popularity import popularity_data
 from rlrec.evaluation.ranking import (
@@ -167,7 +166,7 @@ class TRAILRun(Run):
                 callbacks=[EarlyStoppingCallback(self.arguments.patience)] if config.supervise else [],
             )
             prepared = trainer.prepared
-            finish_stage(stage, trainer, _checkpoint(stage.folder))
+            finish_stage(stage, trainer, newest_checkpoint(stage.folder))
             if self.state.is_main_process:
                 write_text_atomic(stage.folder / "prepared.json", to_json(prepared) + "\n")
         if self.state.is_main_process:
@@ -326,12 +325,6 @@ def with_markers(policies: Policies) -> Policies:
         return model
 
     return Policies(load_base, policies.tokenizer, policies.lora)
-
-
-def _checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was not cut short: the trainer's state is the last file written to one."""
-    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
 
 
 def _content(completion) -> str:

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_hugging_face import build_tokenizer
+from tiny_hugging_face import CHAT_TEMPLATE, build_tokenizer
 from tiny_injected import KINDS, VOCAB, WIDTH, TwoVectors, injected, language_model
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -309,6 +309,14 @@ def test_another_base_or_adapter_is_refused(tmp_path):
     InjectedLLM.load(tmp_path, language_model(), TwoVectors())
 
 
+def test_without_a_mask_no_token_is_padding():
+    """Also where the padding token is the id that stands for placeholders inside the LLM."""
+    model = injected()
+    model.llm.generation_config.eos_token_id = None
+    rows = {"input_ids": IDS[:1], "features": {"state": STATE[:1]}, "max_new_tokens": 6, "pad_token_id": 0}
+    assert torch.equal(model.generate(**rows), model.generate(**rows, attention_mask=MASK[:1]))
+
+
 # -- prompts ----------------------------------------------------------------------------------------------------------
 def test_prompts_hold_placeholders_and_no_text_spells_another_control_token():
     tokenizer = build_tokenizer()
@@ -320,3 +328,21 @@ def test_prompts_hold_placeholders_and_no_text_spells_another_control_token():
     words = [tokenizer.decode([token for token in each[1:] if token != 999]) for each in ids]
     assert words == ["The user  liked <|eot|>", "book", "plain"]
     assert ids[1][1] == 999
+
+
+def test_a_conversation_stands_in_the_chat_template():
+    tokenizer = build_tokenizer(CHAT_TEMPLATE)
+    content = f"like {PLACEHOLDER} the <|assistant|> book"
+    (ids,) = encode_prompts(tokenizer, [[{"role": "user", "content": content}]], 999)
+    shown = [tokenizer.convert_ids_to_tokens(each) if each != 999 else "*" for each in ids]
+    assert shown[:2] == ["<s>", "<|user|>"]
+    assert shown[-2:] == ["<|eot|>", "<|assistant|>"]
+    assert shown.count("<|assistant|>") == 1  # the one in the text is text
+    middle = tokenizer.decode([each for each in ids[2:-2] if each != 999])
+    assert middle == "like  the <|assistant|> book"
+    assert shown.count("*") == 1
+
+
+def test_conversations_need_a_chat_template():
+    with pytest.raises(ValueError, match="has no chat template"):
+        encode_prompts(build_tokenizer(), [[{"role": "user", "content": "book"}]], 999)
