@@ -3,15 +3,17 @@
 It learns two things at once. To explain: prompts of training samples and of invented histories, with a score before
 the drawn explanation (`TrendGrammar`) that is no target. To guess what comes next: invented histories alone, of series
 that drift, fade, have years and bursts, and their next count. No count of the data is ever a target, and categories
-and months say nothing about an invented history: before TRAIL's training it knows about tomorrow what anyone knows who
-has seen many series, and none of these.
+and names say nothing about an invented history; the description's dates, invented too, mean what they say. Before
+TRAIL's training it knows about tomorrow what anyone knows who can read and has seen many series, but none of these.
 
 A number is one token, and the tokens of numbers start near those of their neighbours (waves in the logarithm, of eight
 lengths): 0.1 million parameters do not find out from a few thousand histories that 34 is nearly 40.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import datetime, timezone
 
 import numpy as np
 import torch
@@ -33,11 +35,12 @@ from rlrec.policies.tiny import (
 )
 from rlrec.trail.grammar import TrendGrammar
 from rlrec.trail.markers import EXPLANATION_END, EXPLANATION_START
-from rlrec.trail.prompts import COMPACT_WINDOWS
+from rlrec.trail.prompts import COMPACT_WINDOWS, DATE, MONTHS
 
-VERSION = 3  # part of the cache key: raise it when the bootstrap changes
-READ = ("categories", "window_start", "history", "history_cut")
+VERSION = 5  # part of the cache key: raise it when the bootstrap changes
+READ = ("categories", "description", "window_start", "history", "history_cut")
 WAVES = 8
+VOCABULARY, LEAST = 1000, 20  # words of descriptions: at most, and how often in the training prompts
 GUESSES = 0.5  # weight of the guesses' loss beside the explanations'
 
 
@@ -69,7 +72,9 @@ def bootstrap(
     torch.manual_seed(config.seed)
     rng, prompts = np.random.default_rng(config.seed), grammar.prompts
     categories = sorted({word for row in rows for word in prompts.category_words(row)})
-    tokenizer = build_tokenizer([], [*grammar.words, EXPLANATION_START, EXPLANATION_END, *categories])
+    counts = Counter(word for row in rows for word in prompts.prompt(row).split())
+    frequent = sorted(word for word, count in counts.most_common(VOCABULARY) if count >= LEAST)
+    tokenizer = build_tokenizer([], [*grammar.words, EXPLANATION_START, EXPLANATION_END, *categories, *frequent])
     tokenizer.add_tokens([EXPLANATION_START, EXPLANATION_END])  # known already: now they are never taken apart
     model = small_llama(LlamaForCausalLM, tokenizer, config)
     _place_numbers(model, tokenizer, prompts.scale, config.embedding_std)
@@ -113,19 +118,36 @@ def _invented(row: Mapping, largest: int, rng: np.random.Generator) -> tuple[dic
     """`row` with a history that nobody had, and the count that comes next.
 
     The logarithm of what is to be expected is a level, anything up to `largest`, with a random walk, a wave of twelve
-    windows, a launch that fades, and bursts of one window. An item without history stays small.
+    windows, a launch that fades, and bursts of one window. The dates of the description are invented too, and mean
+    what they say: the wave is highest in its months, and the history begins with the month that has a year.
     """
     length = int(rng.integers(COMPACT_WINDOWS + 1))
     cut = int(rng.integers(18)) if length == COMPACT_WINDOWS else 0
+    end = datetime.fromtimestamp(row["window_start"], timezone.utc)
+    end = 12 * end.year + end.month - 1
+    wait = 0 if length else int(rng.choice([0, rng.integers(1, 24)]))  # windows still to come before the first
+    high = []
+
+    def date(match) -> str:
+        if match[2] is None:
+            high.append(int(rng.integers(12)))
+            return MONTHS[high[-1]]
+        year, month = divmod(end - length - cut + wait, 12)
+        return f"{MONTHS[month]} {year}"
+
+    description, dated = DATE.sub(date, row["description"] or ""), DATE.search(row["description"] or "")
     time = np.arange(length + 1)
-    level = rng.uniform(np.log(0.1), np.log(largest + 1)) if length else rng.uniform(np.log(0.01), 0)
+    months = (end - length + time)[:, None] - np.array(high or [rng.uniform(0, 12)])
+    wave = np.maximum(0, np.cos(months * np.pi / 6)) ** rng.choice([1, 3, 6])
+    level = rng.uniform(np.log(0.1), np.log(largest + 1))
+    if not length:  # nobody came so far: nobody will, unless it begins now
+        level = rng.uniform(np.log(0.3), np.log(100)) if dated and not wait else rng.uniform(np.log(0.01), -1)
     walk = rng.normal(0, rng.choice([0.0, 0.1, 0.3]), len(time)).cumsum()
-    wave = rng.uniform(0, 1.5) * np.maximum(0, np.cos((time - rng.uniform(0, 12)) * np.pi / 6)) ** rng.choice([1, 3])
     fade = rng.choice([0.0, 1.0]) * rng.uniform(0, 2) * np.exp(-rng.uniform(0.05, 0.8) * (time + cut))
     burst = np.where(rng.random(len(time)) < 0.1, np.log(rng.uniform(1.5, 6, len(time))), 0)
-    expected = np.exp(np.minimum(level + walk + wave + fade + burst - 0.5, np.log(largest + 1)))
-    counts = np.minimum(rng.poisson(expected), largest).tolist()
-    return {**row, "history": counts[:-1], "history_cut": cut}, counts[-1]
+    logs = level + walk + rng.uniform(0, 2.5) * wave.mean(1) + fade + burst - 0.5
+    counts = np.minimum(rng.poisson(np.exp(np.minimum(logs, np.log(largest + 1)))), largest).tolist()
+    return {**row, "description": description, "history": counts[:-1], "history_cut": cut}, counts[-1]
 
 
 def _place_numbers(model, tokenizer, numbers: Sequence[int], std: float) -> None:

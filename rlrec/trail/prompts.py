@@ -14,9 +14,11 @@ Departures:
 5. Titles, categories and descriptions are data: control tokens, tags and the markers in them are defused
    (`rlrec.data.cleaning`), here again for rows that no reader of ours prepared.
 6. The compact style is words and whole numbers, and no JSON: `Horror film month 10 age 4 peak 12 ago 1 history 0 4
-   from 7 to 12 score`, then `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing from a
-   word that it sees once. It names the peak and how many windows ago that was: a large model finds them in the
-   history, and one of 0.1 million parameters did not.
+   rising from 7 to 12 score`, then `9 <exp_start> ... <exp_end>`. It names no title: a small policy learns nothing
+   from a word that it sees once. It spells out what a large model finds by itself and one of 0.1 million parameters
+   does not, or only after long training: the peak and how many windows ago it was, the last direction, and of the
+   description's first words the months, which become distances ("October" in August is "2 ahead", "March 2014" in
+   May is "2 ago").
 """
 
 import bisect
@@ -43,7 +45,14 @@ __all__ = ["EXPLANATION_END", "EXPLANATION_START", "TrendPrompts"]
 NO_HISTORY = "No historical popularity trend."
 NO_DESCRIPTION = "no description"
 COMPACT_WINDOWS = 12
+COMPACT_DESCRIPTION = 12  # words
 STEP = 1.19
+MONTHS = [
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
+]
+DATE = re.compile(rf"\b({'|'.join(MONTHS)})\b(?: (\d{{4}})\b)?")
+FILLERS = ("a", "an", "and", "the", "of", "in", "by")
 ANSWER_LINE = "### Answer:"
 PLACES = ("description", "history", "timestamp")
 ANSWER_PLACES = ("score", "explanation")
@@ -97,7 +106,7 @@ class TrendPrompts:
     ...        "history": [0, 4, 7, 12], "history_cut": 0}
     >>> prompts = TrendPrompts("compact", "film")
     >>> prompts.prompt(row)
-    'Horror film month 10 age 4 peak 12 ago 1 history 0 4 from 7 to 12 score'
+    'Horror film month 10 age 4 peak 12 ago 1 history 0 4 rising from 7 to 12 score'
     >>> prompts.answer("9", "[Trend]: rising.")
     '9 <exp_start> [Trend]: rising. <exp_end>'
     >>> print("\\n".join(TrendPrompts("paper", "film").prompt(row).splitlines()[-5:-2]))
@@ -208,15 +217,31 @@ class TrendPrompts:
     def _compact(self, row: Mapping) -> str:
         history = self.shown(row)
         age = self._on_scale(len(history) + self.history_cut(row))
-        words = [*self.category_words(row), self.domain, "month", self.month(row), "age", age]
+        words = [*self.category_words(row), self.domain, *self._told(row), "month", self.month(row), "age", age]
         if history:
             peak = max(history)
             words += ["peak", peak, "ago", history[::-1].index(peak) + 1, "history", *history[:-2]]
-            words += ["from", history[-2]] if len(history) > 1 else []
+            words += [_direction(*history[-2:]), "from", history[-2]] if len(history) > 1 else []
             words += ["to", history[-1]]
         else:
             words += ["history", "none"]
         return " ".join(map(str, [*words, "score"]))
+
+    def _told(self, row: Mapping) -> list[str]:
+        """The first words of the description, months as distances from the window's."""
+        day = _day(row["window_start"])
+
+        def distance(match: re.Match) -> str:
+            month = MONTHS.index(match[1]) + 1
+            if match[2] is None:
+                return f"{(month - day.month) % 12} ahead"
+            ago = (day.year - int(match[2])) * 12 + day.month - month
+            return f"{self._on_scale(abs(ago))} {'ago' if ago >= 0 else 'ahead'}"
+
+        text = DATE.sub(distance, clean_text(row.get("description"), MAX_TEXT_LENGTH))
+        known = {self.domain, *FILLERS, *(name.lower() for name in self.category_words(row))}
+        words = [word for word in re.findall(r"\w+", text) if word.lower() not in known]
+        return words[:COMPACT_DESCRIPTION]
 
     def _paper(self, row: Mapping) -> str:
         values = {
@@ -245,6 +270,10 @@ class TrendPrompts:
         starts = (end - timedelta(days=self.window_days * back) for back in range(len(history), 0, -1))
         printed = [f"{start:%Y-%m}: {count}" for start, count in zip(starts, history)]
         return ", ".join(["...", *printed] if self.history_cut(row) else printed)
+
+
+def _direction(before: int, last: int) -> str:
+    return "rising" if last > before else "falling" if last < before else "stable"
 
 
 def _scale(largest: int) -> tuple[int, ...]:

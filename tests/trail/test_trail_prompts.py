@@ -81,8 +81,8 @@ def test_compact_style_caps_counts_and_windows():
     prompts = TrendPrompts("compact", "baby product", max_count=20)
     row = {**DRYING_RACK, "history": [300, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 25]}
     assert prompts.prompt(row) == (
-        "Baby Kitchen-&-Dining baby product month 6 age 12 peak 20 ago 1 history 1 2 3 4 5 6 7 8 9 10 from 10 to 20 "
-        "score"
+        "Baby Kitchen-&-Dining baby product rack dries your s bottles month 6 age 12 peak 20 ago 1 "
+        "history 1 2 3 4 5 6 7 8 9 10 rising from 10 to 20 score"
     )
     one, none = ({**row, "history": history} for history in ([4], []))
     assert prompts.prompt(one).endswith(" age 1 peak 4 ago 1 history to 4 score")
@@ -90,6 +90,13 @@ def test_compact_style_caps_counts_and_windows():
     assert prompts.until_score(one) == prompts.prompt(one)
     assert prompts.score(25) == "20"
     assert prompts.answer("20", "[Trend]: up.") == "20 <exp_start> [Trend]: up. <exp_end>"
+
+
+def test_compact_style_tells_months_of_the_description_as_distances():
+    description = "A film by Paperboat, most watched in May and December, released in March 2013."
+    row = {**DRYING_RACK, "categories": [], "description": description}  # the window starts in June 2014
+    told = "Paperboat most watched 11 ahead 6 ahead released 14 ago"  # 15 is no number of the scale
+    assert TrendPrompts("compact", "film").prompt(row).startswith(f"film {told} month 6 age")
 
 
 def test_the_answer_is_begun_up_to_its_score():
