@@ -261,8 +261,9 @@ def control_table(results: Sequence[Mapping]) -> Table:
                     name = control.replace("_", " ")
                     name = name if metric is None else f"{name}: {metric_label(metric)}"
                     values.setdefault(name, []).append(number)
-                digits[name] = 5 if control.endswith("_seconds") else 3
-    return ["control", "value"], [[name, cell(*mean_and_sd(numbers), digits[name])] for name, numbers in values.items()]
+                    digits[name] = 5 if control.endswith("_seconds") else 3
+    body = [[name, cell(*mean_and_sd(numbers), digits[name])] for name, numbers in values.items()]
+    return ["control", "value"], body
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
