@@ -252,6 +252,7 @@ def p_text(p_value: float) -> str:
 def control_table(results: Sequence[Mapping]) -> Table:
     """Header and cells of the controls, mean +- deviation over seeds; nested controls are named "control: metric"."""
     values: dict[str, list[float]] = {}
+    digits = {}
     for record in results:
         for control, value in record["controls"].items():
             nested = value if isinstance(value, Mapping) else {None: value}
@@ -260,7 +261,9 @@ def control_table(results: Sequence[Mapping]) -> Table:
                     name = control.replace("_", " ")
                     name = name if metric is None else f"{name}: {metric_label(metric)}"
                     values.setdefault(name, []).append(number)
-    return ["control", "value"], [[name, cell(*mean_and_sd(numbers))] for name, numbers in values.items()]
+                    digits[name] = 5 if control.endswith("_seconds") else 3
+    body = [[name, cell(*mean_and_sd(numbers), digits[name])] for name, numbers in values.items()]
+    return ["control", "value"], body
 
 
 def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
