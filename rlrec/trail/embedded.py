@@ -11,7 +11,7 @@ lengths): 0.1 million parameters do not find out from a few thousand histories t
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 
@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from peft import LoraConfig
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -70,7 +71,7 @@ def bootstrap(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train tokenizer and policy for `config.template_steps` steps."""
     torch.manual_seed(config.seed)
-    rng, prompts = np.random.default_rng(config.seed), grammar.prompts
+    prompts = grammar.prompts
     categories = sorted({word for row in rows for word in prompts.category_words(row)})
     counts = Counter(word for row in rows for word in prompts.prompt(row).split())
     frequent = sorted(word for word, count in counts.most_common(VOCABULARY) if count >= LEAST)
@@ -79,18 +80,42 @@ def bootstrap(
     model = small_llama(LlamaForCausalLM, tokenizer, config)
     _place_numbers(model, tokenizer, prompts.scale, config.embedding_std)
     optimizer = bootstrap_optimizer(model, config)
+    lessons = DataLoader(_Lessons(rows, grammar, tokenizer, config), batch_size=None, num_workers=1)  # made beside
     with tqdm(total=config.template_steps, desc="Bootstrapping the embedded policy", disable=not progress) as bar:
-        for step in range(config.template_steps):
-            drawn = [rows[i] for i in rng.integers(len(rows), size=3 * config.batch_size // 2)]
-            told, guessed = drawn[: config.batch_size // 2], drawn[config.batch_size // 2 :]
-            told = [row if i % 3 else _invented(row, prompts.max_count, rng)[0] for i, row in enumerate(told)]
-            texts = [_explaining(prompts, grammar, row, rng) for row in told]
-            guesses = [_invented(row, prompts.max_count, rng) for row in guessed]
-            numbers = [(prompts.prompt(row), prompts.score(count)) for row, count in guesses]
-            loss = _loss(model, tokenizer, texts) + GUESSES * _loss(model, tokenizer, numbers)
+        for step, (told, guessed) in enumerate(lessons):
+            loss = _loss(model, *told) + GUESSES * _loss(model, *guessed)
             rate = config.learning_rate * min(1, (step + 1) / RAMP_STEPS) * (1 - step / config.template_steps)
             take_step(model, optimizer, loss, rate, bar)
     return model.eval(), tokenizer
+
+
+class _Lessons(IterableDataset):
+    """The batches of the bootstrap: explanations to learn, and series whose next count is to be guessed."""
+
+    def __init__(self, rows: Sequence[Mapping], grammar: TrendGrammar, tokenizer, config: TinyConfig):
+        self.rows, self.grammar, self.tokenizer, self.config = rows, grammar, tokenizer, config
+
+    def __iter__(self) -> Iterator[tuple[tuple[torch.Tensor, torch.Tensor], ...]]:
+        rng, prompts, half = np.random.default_rng(self.config.seed), self.grammar.prompts, self.config.batch_size // 2
+        for _ in range(self.config.template_steps):
+            drawn = [self.rows[i] for i in rng.integers(len(self.rows), size=3 * half)]
+            told = [row if i % 3 else _invented(row, prompts.max_count, rng)[0] for i, row in enumerate(drawn[:half])]
+            texts = [_explaining(prompts, self.grammar, row, rng) for row in told]
+            guesses = [_invented(row, prompts.max_count, rng) for row in drawn[half:]]
+            numbers = [(prompts.prompt(row), prompts.score(count)) for row, count in guesses]
+            yield self._encoded(texts), self._encoded(numbers)
+
+    def _encoded(self, texts: Sequence[tuple[str, str]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids (B, L), padded on the right, and which of them are the second parts'."""
+        given = self.tokenizer([start for start, _ in texts])["input_ids"]
+        answers = self.tokenizer([answer for _, answer in texts], add_special_tokens=False)["input_ids"]
+        length = max(len(p) + len(a) for p, a in zip(given, answers))
+        ids = torch.zeros(len(texts), length, dtype=torch.long)
+        target = torch.zeros(len(texts), length, dtype=torch.bool)
+        for i, (p, a) in enumerate(zip(given, answers)):
+            ids[i, : len(p) + len(a)] = torch.tensor(p + a)
+            target[i, len(p) : len(p) + len(a)] = True
+        return ids, target
 
 
 def _explaining(prompts, grammar: TrendGrammar, row: Mapping, rng: np.random.Generator) -> tuple[str, str]:
@@ -100,16 +125,8 @@ def _explaining(prompts, grammar: TrendGrammar, row: Mapping, rng: np.random.Gen
     return f"{prompts.prompt(row)} {score}", f"{answer.removeprefix(score)} </s>"
 
 
-def _loss(model, tokenizer, texts: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean cross entropy of the second parts' tokens."""
-    given = tokenizer([start for start, _ in texts])["input_ids"]
-    answers = tokenizer([answer for _, answer in texts], add_special_tokens=False)["input_ids"]
-    length = max(len(p) + len(a) for p, a in zip(given, answers))
-    ids = torch.zeros(len(texts), length, dtype=torch.long)
-    target = torch.zeros(len(texts), length, dtype=torch.bool)
-    for i, (p, a) in enumerate(zip(given, answers)):
-        ids[i, : len(p) + len(a)] = torch.tensor(p + a)
-        target[i, len(p) : len(p) + len(a)] = True
+def _loss(model, ids: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy of the target tokens."""
     hidden = model.model(input_ids=ids, attention_mask=(ids != 0).long()).last_hidden_state[:, :-1]
     return F.cross_entropy(model.lm_head(hidden[target[:, 1:]]), ids[:, 1:][target[:, 1:]])
 
