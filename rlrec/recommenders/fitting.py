@@ -151,8 +151,13 @@ def start_fits(jobs: Sequence[tuple[Recommender, tuple, dict]], workers: int = 1
         return lambda: done
     for model, arguments, _ in jobs:
         check_rows(model, *arguments)
-    waiting = [_worker_pool(workers).submit(_fit_job, job) for job in jobs]
-    return lambda: [one.result() for one in waiting]
+    waiting = [in_background(_fit_job, job, workers=workers) for job in jobs]
+    return lambda: [wait() for wait in waiting]
+
+
+def in_background(function: Callable, *arguments, workers: int = 1, **options) -> Callable:
+    """Start `function`, which must be importable, in one of `workers` processes; what is returned waits for it."""
+    return _worker_pool(workers).submit(function, *arguments, **options).result
 
 
 def _fit_job(job: tuple[Recommender, tuple, dict]) -> Fitted:

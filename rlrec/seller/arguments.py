@@ -81,6 +81,9 @@ class SELLERArguments:
         default_factory=list, metadata={"help": f"Of Table 4, beside both: {', '.join(EXPLANATION_TYPES)}."}
     )
     peter_epochs: int = field(default=10, metadata={"help": "Passes over the data of PETER."})
+    fit_workers: int = field(
+        default=1, metadata={"help": "2: PETER is trained in a process of its own, beside the other rows."}
+    )
     timing_samples: int = field(default=128, metadata={"help": "Samples timed per system (Table 5); 0: none."})
     bertscore_model: str | None = field(
         default=None, metadata={"help": "Local folder of an encoder, for BERTScore; none without it."}
@@ -116,7 +119,7 @@ class SELLERArguments:
                 if value not in known:
                     raise ValueError(f"{name} names {value!r}, but must be of {', '.join(known)}.")
         for name in ("sequence_length", "sasrec_epochs", "max_new_tokens", "generation_batch", "scoring_batch",
-                     "peter_epochs", "eer_epochs", "eer_batch", "eer_patience"):  # fmt: skip
+                     "peter_epochs", "fit_workers", "eer_epochs", "eer_batch", "eer_patience"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
         for name in ("positions", "timing_samples", "history_items"):

@@ -30,6 +30,7 @@ from rlrec.policies.sequence_adapter import SequenceAdapter
 from rlrec.policies.tiny import TinyConfig
 from rlrec.recommenders import SASRec, Vocabulary, fit_sequences
 from rlrec.recommenders.base import indices, padded_indices
+from rlrec.recommenders.fitting import in_background
 from rlrec.recommenders.sequential import item_sequences
 from rlrec.results import to_json, write_log_history, write_parquet_atomic, write_text_atomic
 from rlrec.seller import ground_truth
@@ -57,7 +58,7 @@ class SELLERRun(SELLERRows):
         ValueError, OSError, ImportError: settings, data, packages or model that cannot be used.
     """
 
-    evaluation = ("baselines", "ablations", "explanation_types", "timing_samples", "bertscore_model",
+    evaluation = ("baselines", "ablations", "fit_workers", "explanation_types", "timing_samples", "bertscore_model",
                   "scoring_batch", "generation_batch", "missing_share")  # fmt: skip
     trainer_settings = (
         *("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "num_train_epochs", "max_steps"),
@@ -147,10 +148,10 @@ class SELLERRun(SELLERRows):
             self.answers["random"] = random_explanations(explanations, len(test), self.seed)
         if "empty" in wanted:
             self.answers["empty"] = empty_explanations(len(test))
+        write_by_peter = self._start_peter(train, explanations) if "peter" in wanted else None
+        self.answers |= {"peter": []} if "peter" in wanted else {}  # the tables have the rows in this order
         if "llm" in wanted:
             self.add_row("llm", train=False)
-        if "peter" in wanted:
-            self.answers["peter"] = self._write_by_peter(train, explanations)
         for name, prompt, build in (
             ("pepler", lambda row: self.prompts.pepler(), functools.partial(pepler, training=train)),
             ("xrec", self.prompts.xrec, functools.partial(xrec, interactions=self.training, **options)),
@@ -158,6 +159,8 @@ class SELLERRun(SELLERRows):
             if name in wanted:
                 self.generators[name] = self._table_generator(prompt, build)
                 self.add_row(name)
+        if write_by_peter is not None:
+            self.answers["peter"] = write_by_peter()
         self.answers["ground_truth"] = self._answers_of(test)
 
     def add_row(self, name: str, train: bool = True) -> None:
@@ -277,14 +280,16 @@ class SELLERRun(SELLERRows):
 
         return Generator(build, *zip(asked, features))
 
-    def _write_by_peter(self, train: pl.DataFrame, explanations: list[str]) -> list[str]:
+    def _start_peter(self, train: pl.DataFrame, explanations: list[str]) -> Callable[[], list[str]]:
+        """PETER needs nothing of the other rows: with several `fit_workers` it is trained beside them."""
         test, folder = self.samples["test"], self.output / "explanations" / "peter"
         options = {"epochs": self.arguments.peter_epochs, "seed": self.seed, "device": self.state.device}
-
-        def write(part: slice) -> list[str]:
-            return peter_explanations(train, explanations, test[part], **options, progress=self.state.is_main_process)
-
-        return write_in_parts(folder, test.select("user_id", "item_id").rows(), write, part_size=len(test))
+        ids, shown = test.select("user_id", "item_id"), self.state.is_main_process
+        start = functools.partial(peter_explanations, train.select(ids.columns), explanations, ids, **options)
+        wait = functools.partial(start, progress=shown)
+        if self.arguments.fit_workers > 1 and not any(folder.glob("*.json")):
+            wait = in_background(start, progress=False, workers=self.arguments.fit_workers)
+        return lambda: write_in_parts(folder, ids.rows(), lambda part: wait(), part_size=len(test))
 
     def _rows(self, generator: Generator) -> list[dict]:
         """What to learn, of the training samples and the validation ones behind them."""

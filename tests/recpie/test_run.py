@@ -230,6 +230,7 @@ def test_a_kill_between_the_recommender_and_its_folds(run, rounds, monkeypatch):
 def test_a_row_its_control_and_its_texts(run, rounds):
     explanations, _ = rounds
     run.add_row("", explanations)
+    run.collect_rows()
     row = run.rows["recpie"]
     assert {"rmse", "mae", "rmse_stars", "mae_stars", "auc", "coverage", "signed_coverage"} <= set(row)
     assert row["rmse_stars"] == pytest.approx(4 * row["rmse"])
@@ -303,6 +304,7 @@ def test_the_binary_objective(tmp_path):
     run.train_policy(explanations)
     assert explanations.recommender.objective == "binary"
     run.add_row("", explanations)
+    run.collect_rows()
     assert ((run.scores["recpie"] > 0) & (run.scores["recpie"] < 1)).all()
 
 

@@ -7,6 +7,7 @@ from transformers import LlamaForCausalLM
 
 from rlrec.policies.injection import encode_prompts
 from rlrec.policies.tiny import TinyConfig, build_tokenizer, small_llama
+from rlrec.recommenders.fitting import in_background
 from rlrec.recommenders.lightgcn import LightGCN, fit_lightgcn
 from rlrec.seller.baselines import empty_explanations, pepler, random_explanations, xrec
 from rlrec.seller.peter import BOS, EOS, PAD, PETER, peter_explanations
@@ -70,6 +71,8 @@ def test_peter_learns_whose_item_it_is():
     assert written == rest["text"].to_list()
     texts = peter_explanations(train, train["text"].to_list(), unknown(), epochs=1, progress=False)
     assert len(texts) == 2
+    beside = in_background(peter_explanations, train, train["text"].to_list(), unknown(), epochs=1, progress=False)
+    assert beside() == texts  # as --fit_workers does it
 
 
 def test_lightgcn_by_hand():
