@@ -283,13 +283,17 @@ class SELLERRun(SELLERRows):
     def _start_peter(self, train: pl.DataFrame, explanations: list[str]) -> Callable[[], list[str]]:
         """PETER needs nothing of the other rows: with several `fit_workers` it is trained beside them."""
         test, folder = self.samples["test"], self.output / "explanations" / "peter"
+        ids, workers = test.select("user_id", "item_id"), self.arguments.fit_workers
+        given = train.select(ids.columns), explanations, ids
         options = {"epochs": self.arguments.peter_epochs, "seed": self.seed, "device": self.state.device}
-        ids, shown = test.select("user_id", "item_id"), self.state.is_main_process
-        start = functools.partial(peter_explanations, train.select(ids.columns), explanations, ids, **options)
-        wait = functools.partial(start, progress=shown)
-        if self.arguments.fit_workers > 1 and not any(folder.glob("*.json")):
-            wait = in_background(start, progress=False, workers=self.arguments.fit_workers)
-        return lambda: write_in_parts(folder, ids.rows(), lambda part: wait(), part_size=len(test))
+        waiting = None
+        if workers > 1 and not any(folder.glob("*.json")):
+            waiting = in_background(peter_explanations, *given, **options, progress=False, workers=workers)
+
+        def write(part: slice) -> list[str]:  # one part: all
+            return waiting() if waiting else peter_explanations(*given, **options, progress=self.state.is_main_process)
+
+        return lambda: write_in_parts(folder, ids.rows(), write, part_size=len(test))
 
     def _rows(self, generator: Generator) -> list[dict]:
         """What to learn, of the training samples and the validation ones behind them."""
