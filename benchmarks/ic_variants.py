@@ -16,7 +16,8 @@ import numpy as np
 from reward_models import FirstTokenScorer, resolve_reward
 from rlrec.alternating import PolicyStage
 from rlrec.arguments import DataArguments, PolicyArguments, parse_arguments
-from rlrec.expctr import ExpCTRArguments, ExpCTRRun
+from rlrec.expctr import ExpCTRArguments
+from rlrec.expctr.run import ExpCTRRun
 from rlrec.ppo import PPOConfig
 from rlrec.tables import markdown_table
 

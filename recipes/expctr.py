@@ -14,10 +14,8 @@ A run that was killed goes on where it was when the same command is given again.
 every number it prints.
 """
 
-from reward_models import FirstTokenScorer, find_reward, resolve_reward
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
-from rlrec.evaluation import shuffle_labels
-from rlrec.expctr import ExpCTRArguments, ExpCTRRun
+from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
 
@@ -27,6 +25,11 @@ def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(
         (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig), default_config="expctr/simulated"
     )
+    # These take seconds to import, and a wrong setting need not wait for them
+    from reward_models import FirstTokenScorer, find_reward, resolve_reward
+    from rlrec.evaluation import shuffle_labels
+    from rlrec.expctr.run import ExpCTRRun
+
     with one_sentence(ValueError, OSError):
         for name in (*arguments.reward_funcs, *arguments.ic_reward_funcs):
             find_reward(name)

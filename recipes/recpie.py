@@ -14,14 +14,13 @@ A run that was killed goes on where it was when the same command is given again.
 every number it prints.
 """
 
-from reward_models import find_reward, resolve_reward
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
-from rlrec.recpie import RecPIEArguments, RecPIERun
+from rlrec.recpie import RecPIEArguments
 
 
-def alternate(run: RecPIERun, variant: str) -> None:
+def alternate(run, variant: str) -> None:
     """Algorithm 1 with the explanations of one variant, and its rows of the table."""
     explanations = run.begin(variant)
     run.fit_recommender(explanations)  # the reward of the first pass; the paper starts from an untrained one
@@ -37,6 +36,10 @@ def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(
         (RecPIEArguments, DataArguments, PolicyArguments, PPOConfig), default_config="recpie/simulated"
     )
+    # These take seconds to import, and a wrong setting need not wait for them
+    from reward_models import find_reward, resolve_reward
+    from rlrec.recpie.run import RecPIERun
+
     with one_sentence(ValueError, OSError):
         for name in arguments.reward_funcs:
             find_reward(name)

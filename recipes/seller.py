@@ -16,13 +16,15 @@ the same command is given again. docs/algorithms/seller.md explains every number
 """
 
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
-from rlrec.seller import SELLERArguments, SELLERConfig, SELLERRun
+from rlrec.seller import SELLERArguments, SELLERConfig
 
 
 def main() -> None:
     arguments, data_arguments, policy_arguments, config = parse_arguments(
         (SELLERArguments, DataArguments, PolicyArguments, SELLERConfig), default_config="seller/simulated"
     )
+    from rlrec.seller.run import SELLERRun  # takes seconds, and a wrong setting need not wait for it
+
     with one_sentence(ValueError, OSError, ImportError):
         run = SELLERRun(arguments, data_arguments, policy_arguments, config)
         # Behaviour states (eq. 4) and semantic states (eq. 5), both frozen

@@ -15,13 +15,15 @@ command is given again. docs/algorithms/trail.md explains every number it prints
 """
 
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
-from rlrec.trail import ABLATIONS, TRAILArguments, TRAILConfig, TRAILRun
+from rlrec.trail import ABLATIONS, TRAILArguments, TRAILConfig
 
 
 def main() -> None:
     arguments, data_arguments, policy_arguments, config = parse_arguments(
         (TRAILArguments, DataArguments, PolicyArguments, TRAILConfig), default_config="trail/simulated"
     )
+    from rlrec.trail.run import TRAILRun  # takes seconds, and a wrong setting need not wait for it
+
     with one_sentence(ValueError, OSError):
         run = TRAILRun(arguments, data_arguments, policy_arguments, config)
         run.add_baselines()

@@ -271,6 +271,16 @@ def test_no_traceback_in_a_real_terminal(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_wrong_flag_is_told_before_anything_slow_is_imported():
+    run = launch("-X", "importtime", ROOT / "recipes" / "expctr.py", "--lc_epoch", "2")
+    assert run.returncode == 2
+    assert "error: Unknown key 'lc_epoch' in the command line; did you mean 'lc_epochs'?" in run.stderr
+    imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
+    assert "trl.trainer.grpo_config" in imported
+    # What `from trl import GRPOConfig` does not import either
+    assert not imported & {"scipy.stats", "polars", "datasets", "rlrec.ppo.trainer", "rlrec.experiment"}
+
+
 def test_help(monkeypatch, capsys):
     with pytest.raises(SystemExit) as exit_:
         recipe(monkeypatch, "--help")

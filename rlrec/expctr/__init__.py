@@ -1,6 +1,5 @@
 """ExpCTR between the stages: its arguments, the run that holds the parts together, and the rows of its table."""
 
 from rlrec.expctr.arguments import ExpCTRArguments
-from rlrec.expctr.run import ExpCTRRun
 
-__all__ = ["ExpCTRArguments", "ExpCTRRun"]
+__all__ = ["ExpCTRArguments"]

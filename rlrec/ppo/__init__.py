@@ -2,6 +2,13 @@
 
 from rlrec.ppo.config import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
-from rlrec.ppo.trainer import PPOTrainer
 
 __all__ = ["PPOConfig", "PPOTrainer", "RewardFailure"]
+
+
+def __getattr__(name: str):
+    if name != "PPOTrainer":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rlrec.ppo.trainer import PPOTrainer  # takes seconds, which a command line with a wrong flag need not wait for
+
+    return PPOTrainer

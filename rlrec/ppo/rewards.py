@@ -10,7 +10,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from trl.trainer.utils import is_async_callable
 
 
 class RewardFailure(RuntimeError):
@@ -34,6 +33,8 @@ class RewardGuard:
         """The same function, answering None for every completion when it fails; reward models pass unchanged."""
         if isinstance(function, nn.Module):
             return function
+        from trl.trainer.utils import is_async_callable  # takes seconds, and who reads `RewardFailure` needs it not
+
         if is_async_callable(function):
 
             @functools.wraps(function, updated=())

@@ -2,6 +2,5 @@
 
 from rlrec.trail.arguments import ABLATIONS, TRAILArguments
 from rlrec.trail.config import TRAILConfig
-from rlrec.trail.run import TRAILRun
 
-__all__ = ["ABLATIONS", "TRAILArguments", "TRAILConfig", "TRAILRun"]
+__all__ = ["ABLATIONS", "TRAILArguments", "TRAILConfig"]

@@ -13,9 +13,9 @@ from rlrec.explanations import ExplanationStore
 from rlrec.policies.soft_prompt import soft_prompt_of
 from rlrec.ppo import PPOConfig
 from rlrec.recommenders.fitting import CrossFit
-from rlrec.recpie import RecPIEArguments, RecPIERun
+from rlrec.recpie import RecPIEArguments
 from rlrec.recpie.prompts import ExplanationPrompts
-from rlrec.recpie.run import Explanations, _policy_loss
+from rlrec.recpie.run import Explanations, RecPIERun, _policy_loss
 
 SETTINGS = ["--warmup_steps_copy", "0", "--template_steps", "30", "--num_users", "24", "--num_items", "30"]
 SETTINGS += ["--interactions_per_user", "10", "--history_length", "4", "--per_device_train_batch_size", "32"]
