@@ -276,7 +276,7 @@ def test_a_wrong_flag_is_told_before_anything_slow_is_imported():
     assert run.returncode == 2
     assert "error: Unknown key 'lc_epoch' in the command line; did you mean 'lc_epochs'?" in run.stderr
     imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines() if line.startswith("import time:")}
-    assert "trl.trainer.grpo_config" in imported
+    assert "trl" in imported
     # What `from trl import GRPOConfig` does not import either
     assert not imported & {"scipy.stats", "polars", "datasets", "rlrec.ppo.trainer", "rlrec.experiment"}
 
