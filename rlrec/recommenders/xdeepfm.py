@@ -4,8 +4,8 @@ Paper: xDeepFM (Lian et al., KDD 2018), eqs. 6 (CIN), 7 (sum pooling) and 9 (out
 concat(p^1, ..., p^T, last hidden layer of the MLP).
 
 Departures: those of `rlrec.recommenders.fields`, and
-1. The CIN's activation is the identity, which the paper found best (section 4.4), so the pooled maps of its last
-   layer are linear in the pooled products, and the maps themselves are not computed.
+1. The CIN's activation is the identity, which the paper found best (section 4.4). So the pooled maps are linear in the
+   pooled products, and the maps of the last layer are never computed.
 """
 
 import torch
@@ -32,11 +32,11 @@ class CIN(nn.Module):
         """(B, m, k) -> concat(p^1, ..., p^T), (B, sum of dims)."""
         first = vectors.transpose(1, 2).contiguous()  # X^0, (B, k, m): elements before maps, so that W is one matmul
         maps, pooled = first, []
-        for layer in self.layers[:-1]:
-            maps = layer((maps.unsqueeze(-1) * first.unsqueeze(-2)).flatten(2))  # (B, k, H)
-            pooled.append(maps.sum(1))
-        products = maps.transpose(1, 2) @ first  # (B, H, m), summed over the elements
-        return torch.cat((*pooled, self.layers[-1](products.flatten(1))), dim=1)
+        for layer in self.layers:
+            pooled.append(layer((vectors @ maps).flatten(1)))  # products (B, m, H), summed over the elements
+            if layer is not self.layers[-1]:
+                maps = layer((first.unsqueeze(-1) * maps.unsqueeze(-2)).flatten(2))  # (B, k, H)
+        return torch.cat(pooled, dim=1)
 
 
 class XDeepFM(FieldRecommender):

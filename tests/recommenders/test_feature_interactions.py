@@ -97,12 +97,12 @@ def test_cin_agrees_with_equation_6_in_loops():
     cin = CIN(fields, dims)
     maps, pooled = vectors, []
     for layer, dim in zip(cin.layers, dims):
-        weight = layer.weight.view(dim, maps.shape[1], fields)
+        weight = layer.weight.view(dim, fields, maps.shape[1])
         following = torch.zeros(2, dim, 6)
         for h in range(dim):
             for i in range(maps.shape[1]):
                 for j in range(fields):
-                    following[:, h] += weight[h, i, j] * maps[:, i] * vectors[:, j]
+                    following[:, h] += weight[h, j, i] * maps[:, i] * vectors[:, j]
         maps = following
         pooled.append(maps.sum(2))
     torch.testing.assert_close(cin(vectors), torch.cat(pooled, dim=1), atol=1e-5, rtol=1e-5)

@@ -22,7 +22,7 @@ from rlrec.recommenders import (
 )
 
 MODELS = [FM, DSSM, DeepFM, AutoInt, PNN, XDeepFM, FiGNN, DCN, DCNv2, NCF, SelfAttentiveGRU]
-USERS, ITEMS, SEEN, TRAIN, VALIDATION = 60, 40, 30, 22, 4  # of each user's SEEN items the last 4 are for tests
+USERS, ITEMS, TRAIN, VALIDATION = 200, 40, 32, 4  # of each user's 40 clicks the first 32, the next 4, and the last
 
 
 def simulated_clicks() -> pl.DataFrame:
@@ -31,12 +31,12 @@ def simulated_clicks() -> pl.DataFrame:
     quality = torch.randn(ITEMS, generator=generator)
     rows = []
     for user in range(USERS):
-        items = torch.randperm(ITEMS, generator=generator)[:SEEN]
+        items = torch.randperm(ITEMS, generator=generator)
         own_kind = 2.0 * (items % 2 == user % 2) - 1
         probabilities = torch.sigmoid(2 * own_kind + quality[items])
-        likes = (torch.rand(SEEN, generator=generator) < probabilities).long().tolist()
+        likes = (torch.rand(ITEMS, generator=generator) < probabilities).long().tolist()
         names = [f"item {item}" for item in items.tolist()]
-        for time in range(SEEN):
+        for time in range(ITEMS):
             before = slice(max(time - 5, 0), time)
             rows.append((f"user {user}", names[time], names[before], likes[before], time, likes[time]))
     schema = ["user_id", "item_id", "history", "history_labels", "time", "label"]
@@ -46,9 +46,11 @@ def simulated_clicks() -> pl.DataFrame:
 @pytest.fixture(scope="module")
 def splits() -> dict[str, pl.DataFrame]:
     clicks = simulated_clicks()
-    part = pl.col("time").cut([TRAIN - 1, TRAIN + VALIDATION - 1], labels=["train", "validation", "test"])
-    clicks = clicks.with_columns(part.cast(pl.String).alias("split"))
-    return {name: clicks.filter(pl.col("split") == name) for name in ("train", "validation", "test")}
+    return {
+        "train": clicks.filter(pl.col("time") < TRAIN),
+        "validation": clicks.filter(pl.col("time").is_between(TRAIN, TRAIN + VALIDATION, closed="left")),
+        "test": clicks.filter(pl.col("time") >= TRAIN + VALIDATION),
+    }
 
 
 @pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
@@ -59,8 +61,8 @@ def test_beats_the_item_mean(model_class, splits):
     torch.manual_seed(0)
     model = model_class(**vocabulary.sizes())
     validation = (batches["validation"], labels["validation"], None)
-    fit(model, batches["train"], labels["train"], validation=validation, batch_size=64, learning_rate=1e-2, epochs=30)
+    fit(model, batches["train"], labels["train"], validation=validation, batch_size=128, learning_rate=1e-2, epochs=30)
     means = splits["train"].group_by("item_id").agg(pl.col("label").mean().alias("mean"))
     item_means = splits["test"].join(means, on="item_id", how="left", maintain_order="left")["mean"]
     auc = roc_auc_score(labels["test"], model.predict(batches["test"]))
-    assert auc > roc_auc_score(labels["test"], item_means) + 0.05
+    assert auc > roc_auc_score(labels["test"], item_means) + 0.2

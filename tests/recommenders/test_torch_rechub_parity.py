@@ -138,8 +138,7 @@ def test_cin():
     zero(theirs)
     for source, target in zip(ours.layers, theirs.conv_layers):
         nn.init.uniform_(source.weight)
-        # Ours counts the maps before the fields, theirs the fields before the maps.
-        copy(source.weight.unflatten(1, (-1, 4)).transpose(1, 2), target.weight)
+        copy(source.weight, target.weight)
     vectors = torch.rand(10, 4, 5)
     for column in range(5):  # theirs ends in a linear map, which reads out one pooled map after the other
         nn.init.zeros_(theirs.fc.weight)
