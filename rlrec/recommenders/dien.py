@@ -1,7 +1,8 @@
 """DIEN: a GRU finds the interests behind the history, a second one follows those that the target is about.
 
-Paper: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction" (AAAI 2019): GRU (eqs. 2 to 5),
-auxiliary loss (eqs. 6 and 7), attention (eq. 14), GRU with attentional update gate (AUGRU, eqs. 15 and 16).
+Paper: Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction" (AAAI 2019): the interest
+extractor layer (a GRU, eqs. 2 to 5, with the auxiliary loss, eqs. 6 and 7) and the interest evolving layer (attention
+to the target, and the GRU with attentional update gate, AUGRU).
 
 Departures, beside the rulings of `sequence_recommender`:
 
@@ -21,7 +22,7 @@ from rlrec.recommenders.sequence_recommender import SequenceRecommender
 
 
 class AUGRU(nn.Module):
-    """The GRU whose update gate is scaled by attention (eqs. 2 to 5, with eqs. 15 and 16 for the gate).
+    """The GRU of eqs. 2 to 5 whose update gate is scaled by attention: u' = a u, h = (1 - u') h + u' candidate.
 
     Args:
         dim: size of inputs and states.
@@ -63,7 +64,7 @@ class DIEN(SequenceRecommender):
         self.config["auxiliary_weight"] = auxiliary_weight
         dim = self.embedding_dim
         self.extractor = nn.GRU(dim, dim, batch_first=True)
-        self.attention = nn.Linear(dim, dim, bias=False)  # W of eq. 14
+        self.attention = nn.Linear(dim, dim, bias=False)  # W of h W e_a
         self.evolution = AUGRU(dim)
 
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -71,7 +72,7 @@ class DIEN(SequenceRecommender):
         return self.evolve(self.extractor(x)[0], given, target)
 
     def evolve(self, interests: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        """Eqs. 14 to 16: interests (B, L, d) -> the last state of those the target is about (B, d)."""
+        """Interests (B, L, d), each by softmax(h W e_a) what the target is about, -> the AUGRU's last state (B, d)."""
         scores = torch.bmm(interests, self.attention(target).unsqueeze(-1)).squeeze(-1)
         attention = scores.masked_fill(~given, torch.finfo(scores.dtype).min).softmax(-1)
         return self.evolution(interests, attention * given)  # an empty history has no attention to give

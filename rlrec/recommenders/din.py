@@ -6,11 +6,11 @@ the sum of the history's vectors, each times a(x, v), the activation unit of fig
 Departures, beside the rulings of `sequence_recommender`:
 
 1. The unit's hidden layer reads x, v, x * v and, in the published code, v - x. A linear map of x and v holds that of
-   their difference already, so it is left out here: the same functions, with less work. The paper has an outer product
-   in its figure's words and the element-wise one in its code.
-2. The activation is PReLU, which the paper's Table 3 has beside Dice; Dice needs statistics of the mini-batch, and so
-   would the output of a row depend on other rows. Mini-batch aware regularisation (section 5.1) is left out: its aim is
-   a cheap L2 penalty for tables of 10^9 ids.
+   their difference already, so it is left out here: the same functions, with less work. The product is the
+   element-wise one of that code; the paper speaks of an "out product".
+2. The activation is PReLU, with which the paper has results beside those with Dice: Dice needs statistics of the
+   mini-batch, by which a row's output depends on other rows. Mini-batch aware regularisation (section 5.1), a cheap L2
+   penalty for very large tables, is left out.
 3. As in the paper, the weights are not normalised over the history.
 """
 

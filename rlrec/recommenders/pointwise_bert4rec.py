@@ -1,11 +1,11 @@
 """BERT4Rec for clicks and ratings: a mask behind the newest item, filled in by bidirectional self-attention.
 
 Paper: Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Representations from Transformer"
-(CIKM 2019), sections 3.3 and 3.4 and the map of eq. 7. The encoder is that of the next-item model (`bert4rec`, with its
-departure 4), fed with the vectors of items and reactions.
+(CIKM 2019), sections 3.3 and 3.4 and the map of eq. 7. The encoder is that of the next-item model (`bert4rec`, with
+its departure 4), fed with the vectors of items and reactions.
 
-Departure, beside the rulings of `sequence_recommender`: there is no cloze task (eq. 8). The state at the mask, by which
-the paper predicts the next item, is the representation of the history, trained by the target's click or rating.
+Departure, beside the rulings of `sequence_recommender`: there is no cloze task (eq. 8). The state at the mask, by
+which the paper predicts the next item, is the representation of the history, trained by the target's click or rating.
 """
 
 import torch

@@ -1,11 +1,11 @@
 """GRU4Rec for clicks and ratings: the last state of a GRU over the history.
 
 Paper: Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks" (ICLR 2016), section 3.1: the GRU
-(eqs. 1 to 4) over embedded items.
+(eqs. 2 to 5) over embedded items.
 
 Departures, beside the rulings of `sequence_recommender`:
 
-1. The reset gate acts on U h and not on h before the product (eq. 3): torch's GRU, which torch-rechub has too.
+1. The reset gate acts on U h and not on h before the product (eq. 4): torch's GRU, which torch-rechub has too.
 2. The last state is compared with the target by an MLP; sessions in parallel and ranking losses (3.2, 3.3) belong to
    the prediction of the next item.
 """

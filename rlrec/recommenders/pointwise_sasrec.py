@@ -1,7 +1,7 @@
 """SASRec for clicks and ratings: the newest item's state of causal self-attention over the history.
 
-Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section III. The encoder is that of the
-next-item model (`sasrec`, with its departures 2 and 3), fed with the vectors of items and reactions.
+Paper: Kang and McAuley, "Self-Attentive Sequential Recommendation" (ICDM 2018), section III. The encoder is that of
+the next-item model (`sasrec`, with its departures 2 and 3), fed with the vectors of items and reactions.
 
 Departure, beside the rulings of `sequence_recommender`: only the newest state is trained, by the target's click or
 rating; the paper trains every state to predict the item after it.

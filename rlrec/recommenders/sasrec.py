@@ -93,6 +93,6 @@ def causal_states(encoder: nn.TransformerEncoder, x: torch.Tensor) -> torch.Tens
 
 
 def newest_states(states: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """The state at each history's newest item: (B, L, d), `given` (B, L) from the left -> (B, d); of none, the first."""
+    """The state at each history's newest item, of an empty one the first: (B, L, d), `given` (B, L) -> (B, d)."""
     newest = (given.sum(1) - 1).clamp(min=0)
     return states[torch.arange(len(states), device=states.device), newest]

@@ -12,14 +12,14 @@ the fields, the head and its departures those of `fields`.
 Rulings, since neither paper says how a sequence model predicts a click or a rating:
 
 1. The models are trained for the click or the rating of the target given the history, which is what both tables
-   measure (AUC, RMSE), and not for the next item. Next-item models keep their plain names (`SASRec`, `BERT4Rec`); here,
-   a model whose original predicts the next item is named `Pointwise...`.
-2. A history item's vector is its row of the item table, which the target shares, plus a learned vector for the reaction
-   to it: "disliked" at 0, "liked" at 1, and for ratings scaled to [0, 1] in between. The prompts of the tables'
-   language-model rows show the user's reactions too.
+   measure (AUC, RMSE), and not for the next item. Next-item models keep their plain names (`SASRec`, `BERT4Rec`);
+   here, a model whose original predicts the next item is named `Pointwise...`.
+2. A history item's vector is its row of the item table, which the target shares, plus a learned vector for the user's
+   reaction to it: "disliked" at 0, "liked" at 1, and for ratings scaled to [0, 1] in between. The prompts of the
+   tables' language-model rows show the reactions too.
 3. s * v gives the MLP the inner product by which next-item models compare the two.
-4. Unknown items of a history are skipped like padding. The representation of an empty history is what the encoder makes
-   of none: the same for all rows.
+4. Unknown items of a history are skipped like padding. What the encoder makes of an empty history does not depend on
+   the row, unless it reads the target (DIN and DIEN, which make zeros of it).
 """
 
 import torch
@@ -75,7 +75,7 @@ class SequenceRecommender(FieldRecommender):
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The encoder: history vectors (B, L, d), `given` (B, L) and the target's vector (B, d) -> s (B, d).
 
-        Histories stand at the left, oldest item first; the vectors behind their ends, where `given` is False, are zero.
+        Histories stand at the left, oldest item first; the vectors behind their ends, where not `given`, are zero.
         """
         raise NotImplementedError(f"{type(self).__name__} must define represent(x, given, target)")
 

@@ -52,7 +52,7 @@ def newest_to_left(length: int, history: torch.Tensor, *beside: torch.Tensor) ->
 
 
 def transformer(layer: nn.TransformerEncoderLayer, layers: int) -> nn.TransformerEncoder:
-    """`layers` copies of `layer`, which start as torch has them, with a last layer norm where it comes first in each."""
+    """`layers` copies of `layer`, which start as torch has them; a last layer norm where it comes first in each."""
     final_norm = nn.LayerNorm(layer.linear1.in_features) if layer.norm_first else None
     return nn.TransformerEncoder(layer, layers, norm=final_norm, enable_nested_tensor=False)
 

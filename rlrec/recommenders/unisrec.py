@@ -6,8 +6,8 @@ of section 2.4: an item's vector is that of its text plus a row of the item tabl
 
 Departures, beside the rulings of `sequence_recommender`:
 
-1. There is no contrastive pre-training on other domains (section 2.3), only what the paper calls fine-tuning: RecPIE has
-   one dataset at a time. Without it, this is a text-based SASRec, and no more is claimed of its row.
+1. There is no contrastive pre-training on other domains (section 2.3), only what the paper calls fine-tuning: RecPIE
+   has one dataset at a time. Without it, this is a text-based SASRec, and no more is claimed of its row.
 2. The gate of the mixture has no noise, which is there to balance the experts over the domains of pre-training.
 3. (x - b) W of eq. 2 is x W + c. Each dimension of the text vectors is standardised over the items before (encoders
    differ in scale by orders of magnitude); an item without text has zeros.

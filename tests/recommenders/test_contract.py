@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from rlrec.recommenders import (
+    DCN,
     DIEN,
     DIN,
+    DSSM,
+    FM,
     NCF,
+    PNN,
+    AutoInt,
+    DCNv2,
     DeepFM,
+    FiGNN,
     PointwiseBERT4Rec,
     PointwiseCaser,
     PointwiseGRU4Rec,
@@ -18,15 +25,11 @@ from rlrec.recommenders import (
     SelfAttentiveGRU,
     UniSRec,
     Vocabulary,
+    XDeepFM,
     fit,
 )
 
 SLOTS, DIM = 2, 6
-
-
-def build_deepfm(sizes: dict[str, int]) -> DeepFM:
-    torch.manual_seed(0)
-    return DeepFM(**sizes, embedding_dim=4, hidden_dims=(8, 8), explanation_slots=SLOTS, explanation_dim=DIM)
 
 
 def builder(model_class, **arguments):
@@ -43,8 +46,19 @@ def build_unisrec(sizes: dict[str, int]) -> UniSRec:
     return model
 
 
+SMALL = {"embedding_dim": 4, "hidden_dims": (8, 8)}
 RECOMMENDERS = [
-    pytest.param(build_deepfm, id="deepfm"),
+    pytest.param(builder(DeepFM, **SMALL), id="deepfm"),
+    pytest.param(builder(DeepFM, objective="rating", **SMALL), id="deepfm_rating"),
+    pytest.param(builder(FM), id="fm"),
+    pytest.param(builder(DSSM, **SMALL), id="dssm"),
+    pytest.param(builder(AutoInt, **SMALL), id="autoint"),
+    pytest.param(builder(PNN, **SMALL), id="pnn"),
+    pytest.param(builder(XDeepFM, cin_dims=(4, 4), **SMALL), id="xdeepfm"),
+    pytest.param(builder(FiGNN), id="fignn"),
+    pytest.param(builder(DCN, **SMALL), id="dcn"),
+    pytest.param(builder(DCNv2, **SMALL), id="dcnv2"),
+    pytest.param(builder(DCNv2, objective="rating", **SMALL), id="dcnv2_rating"),
     pytest.param(builder(SelfAttentiveGRU), id="self_attentive_gru"),
     pytest.param(builder(SelfAttentiveGRU, objective="rating"), id="self_attentive_gru_rating"),
     pytest.param(builder(NCF), id="ncf"),

@@ -287,7 +287,7 @@ def test_unisrec_adds_texts_to_history_and_target():
     with pytest.raises(ValueError, match="no text vectors yet"):
         model.predict({**batch, "categories": torch.zeros(1, 0), "features": torch.zeros(1, 0)})
     model.set_text_vectors(torch.randn(4, 3))
-    history, x, fields = model.embed(batch)
+    _, x, fields = model.embed(batch)
     texts = model.adapt(torch.tensor([[2, 3, 1]]))[0]
     rows = model.table.weight[3:]
     torch.testing.assert_close(x[0, :2], rows[[2, 3]] + texts[:2] + model.reactions[0])
