@@ -33,10 +33,10 @@ MODELS = [DIN, DIEN, PointwiseCaser, PointwiseGRU4Rec, PointwiseSASRec, Pointwis
 models = pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
 
 
-def make_world(rows: int = 1600, num_items: int = 8, length: int = 6) -> pl.DataFrame:
-    """Even or odd items please a user, every user a new one; a history of 1 to 6 items says which.
+def make_world(rows: int = 2100, num_items: int = 8, length: int = 6) -> pl.DataFrame:
+    """Even or odd items please, as drawn anew for each row; a history of 1 to 6 items says which.
 
-    So neither the share of liked items of a history, nor an item's mean, nor the user tell the label.
+    So neither the share of liked items of a history, nor an item's mean, nor the user's id tells the label.
     """
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(num_items, (rows, length + 1), generator=generator)
@@ -48,7 +48,7 @@ def make_world(rows: int = 1600, num_items: int = 8, length: int = 6) -> pl.Data
     return pl.DataFrame(
         {
             "split": ["train"] * (rows - 600) + ["validation"] * 200 + ["test"] * 400,
-            "user_id": [f"u{n}" for n in range(rows)],
+            "user_id": [f"u{n % 20}" for n in range(rows)],
             "item_id": [f"i{item}" for item in drawn[:, -1].tolist()],
             "history": [[f"i{item}" for item in items] for items in histories],
             "history_labels": labels,
@@ -115,10 +115,10 @@ def some_rows(**changes) -> dict[str, torch.Tensor]:
 
 
 def untrained(model_class, **options):
-    """Eval mode, and parameters large enough that a difference shows."""
-    model = build(model_class, {"num_users": 3, "num_items": 9}, **options)
+    """Eval mode, outputs that no sigmoid flattens, and parameters large enough that a difference shows."""
+    model = build(model_class, {"num_users": 3, "num_items": 9}, objective="rating", **options)
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
 
