@@ -1,4 +1,4 @@
-"""PETER as a recommender: the rating that its Transformer predicts beside the words, the row "PETER" of RecPIE's table.
+"""PETER as a recommender: the rating that it predicts beside the words, a row of RecPIE's Table 2.
 
 Paper: Li, Zhang and Chen, "Personalized Transformer for Explainable Recommendation" (ACL 2021), section 4: the state of
 the user's position, which sees the item, gives the rating by a hidden layer with a sigmoid, and the three losses are
