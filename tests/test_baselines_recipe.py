@@ -59,13 +59,13 @@ def test_samples_are_those_of_expctrs_run(finished, monkeypatch):
     from rlrec.arguments import DataArguments
     from rlrec.expctr.run import load_samples
 
-    data = DataArguments(
-        num_users=96, num_items=40, interactions_per_user=10, num_samples=416, history_length=4
-    )
+    data = DataArguments(num_users=96, num_items=40, interactions_per_user=10, num_samples=416, history_length=4)
     _, samples = load_samples(data, 0, lambda message: None)
     test = samples.filter(pl.col("split") == "test")
-    assert pl.read_parquet(finished[0] / "predictions.parquet").select("user_id", "item_id", "label").equals(
-        test.select("user_id", "item_id", "label")
+    assert (
+        pl.read_parquet(finished[0] / "predictions.parquet")
+        .select("user_id", "item_id", "label")
+        .equals(test.select("user_id", "item_id", "label"))
     )
 
 
