@@ -1,9 +1,6 @@
 """Stages: trained, skipped when done, resumed where they were cut off; the same on two ranks."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +8,7 @@ import pytest
 import stage_on_ranks as program
 import torch
 from safetensors.torch import load_file
+from two_ranks import on_two_ranks
 
 from rlrec.alternating import PolicyStage, stage_config
 from rlrec.policies.soft_prompt import SoftPrompt, attach_soft_prompt
@@ -142,15 +140,7 @@ def test_two_ranks_share_explanations_and_training(small_policies, small_world, 
     samples.write_parquet(tmp_path / "samples.parquet")
     small_policies.load_base().save_pretrained(tmp_path / "policy")
     small_policies.tokenizer.save_pretrained(tmp_path / "policy")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*command, program.__file__, str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    on_two_ranks(program.__file__, tmp_path)
 
     first, second = (json.loads((tmp_path / f"texts{rank}.json").read_text()) for rank in range(2))
     assert first == second

@@ -96,7 +96,7 @@ def _parse(line: str) -> dict | None:
         if not line.startswith("{'"):
             return None
         try:
-            record = ast.literal_eval(line)
+            record = ast.literal_eval(line)  # the metadata of 2014; literals alone, no code is run
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
             return None
     return record if isinstance(record, dict) else None

@@ -1,6 +1,6 @@
 """Writing explanations with a policy outside of training: batched, sharded over ranks, with progress."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,6 @@ def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str |
     return encoded["input_ids"]
 
 
-@torch.no_grad()
 def generate_explanations(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -65,14 +64,48 @@ def generate_explanations(
     Raises:
         ValueError: conversations without a chat template; consumers without a soft prompt, or the other way round.
     """
-    state, soft_prompt = PartialState(), soft_prompt_of(model)
+    soft_prompt = soft_prompt_of(model)
     if (consumers is None) != (soft_prompt is None):
         words = ("a", "are missing") if consumers is None else ("no", "were given")
         raise ValueError("The model has {} soft prompt, but the consumers of the prompts {}.".format(*words))
     ids = tokenize_prompts(tokenizer, prompts)
     if soft_prompt is not None:
         ids = soft_prompt.prepend(ids, consumers)
-    order = sorted((i for i in range(len(ids)) for _ in range(num_generations)), key=lambda i: -len(ids[i]))
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+    def sample(rows: list[int], **padded: torch.Tensor) -> torch.Tensor:
+        sequences = model.generate(
+            **padded, **sampling, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id
+        )
+        return sequences[:, padded["input_ids"].shape[1] :]
+
+    return write_shared(
+        model, tokenizer, ids, sample, copies=num_generations, batch_size=batch_size, seed=seed, progress=progress
+    )
+
+
+@torch.no_grad()
+def write_shared(
+    model,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Sequence[list[int]],
+    generate: Callable[..., torch.Tensor],
+    *,
+    copies: int = 1,
+    batch_size: int = 64,
+    seed: int = 0,
+    progress: str | None = None,
+) -> list[list[str]]:
+    """`copies` texts for each of N token sequences; ranks share the work, and all get all texts.
+
+    Args:
+        model: anything with training, config, device, eval and train.
+        ids: N prompts as tokens; long ones come first, so that a batch has little padding.
+        generate: (numbers of the prompts, input_ids=..., attention_mask=...), padded on the left -> new tokens (B, T).
+        seed: the texts depend on it and on nothing drawn before.
+    """
+    state = PartialState()
+    order = sorted((i for i in range(len(ids)) for _ in range(copies)), key=lambda i: -len(ids[i]))
     mine = order[state.process_index :: state.num_processes]
     texts = []
     forked = torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
@@ -80,25 +113,15 @@ def generate_explanations(
         torch.manual_seed(seed * 1_000_003 + state.process_index)
         starts = range(0, len(mine), batch_size)
         for start in tqdm(starts, desc=progress, disable=progress is None or not state.is_main_process):
-            batch = [{"input_ids": ids[i]} for i in mine[start : start + batch_size]]
+            rows = mine[start : start + batch_size]
+            batch = [{"input_ids": ids[i]} for i in rows]
             padded = tokenizer.pad(batch, padding=True, padding_side="left", return_tensors="pt").to(model.device)
-            sequences = model.generate(
-                input_ids=padded["input_ids"],
-                attention_mask=padded["attention_mask"],
-                do_sample=True,
-                temperature=temperature,
-                top_k=0,
-                top_p=1.0,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            completions = sequences[:, padded["input_ids"].shape[1] :]
-            texts += tokenizer.batch_decode(completions, skip_special_tokens=True)
-    pairs = gather_object(list(zip(mine, texts)))
-    explanations = [[] for _ in ids]
-    for i, text in pairs:
-        explanations[i].append(text.strip())
-    return explanations
+            written = generate(rows, input_ids=padded["input_ids"], attention_mask=padded["attention_mask"])
+            texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+    gathered = [[] for _ in ids]
+    for i, text in gather_object(list(zip(mine, texts, strict=True))):
+        gathered[i].append(text.strip())
+    return gathered
 
 
 @contextmanager

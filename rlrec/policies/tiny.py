@@ -201,12 +201,7 @@ class _Bootstrap:
         """
         prompts = self.tokenizer([self.generation(row) for row in rows])["input_ids"]
         completions = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        length = max(len(p) + len(c) for p, c in zip(prompts, completions))
-        ids = torch.zeros(len(rows), length, dtype=torch.long)
-        target = torch.zeros(len(rows), length, dtype=torch.bool)
-        for i, (p, c) in enumerate(zip(prompts, completions)):
-            ids[i, : len(p) + len(c)] = torch.tensor(p + c)
-            target[i, len(p) : len(p) + len(c)] = True
+        ids, target = answered(prompts, completions)
         is_title = target & (ids >= self.first_title)
         right = torch.zeros(int(is_title.sum()), len(self.tokenizer) - self.first_title, dtype=torch.bool)
         for k, names in enumerate(names for row in titles for names in row):
@@ -214,6 +209,21 @@ class _Bootstrap:
                 k, torch.tensor(self.tokenizer.convert_tokens_to_ids([f'"{n}"' for n in names])) - self.first_title
             ] = True
         return ids, (is_title if titles_alone else target), is_title, right
+
+
+def answered(prompts: Sequence[list[int]], answers: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts with their answers: ids (B, L), padded on the right with 0, and which of them are the answers'.
+
+    >>> answered([[1, 5], [1]], [[7], [8]])[0].tolist()
+    [[1, 5, 7], [1, 8, 0]]
+    """
+    length = max(len(prompt) + len(answer) for prompt, answer in zip(prompts, answers))
+    ids = torch.zeros(len(prompts), length, dtype=torch.long)
+    target = torch.zeros(len(prompts), length, dtype=torch.bool)
+    for i, (prompt, answer) in enumerate(zip(prompts, answers)):
+        ids[i, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
+        target[i, len(prompt) : len(prompt) + len(answer)] = True
+    return ids, target
 
 
 def _generation_loss(model, ids, target, is_title, right, first_title):

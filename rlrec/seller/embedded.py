@@ -27,6 +27,7 @@ from rlrec.policies.injection import PLACEHOLDER, encode_prompts
 from rlrec.policies.tiny import (
     RAMP_STEPS,
     TinyConfig,
+    answered,
     bootstrap_optimizer,
     build_tokenizer,
     cached_bootstrap,
@@ -156,13 +157,9 @@ def _loss(
     placeholder = len(tokenizer)
     asked = encode_prompts(tokenizer, [prompt for prompt, _ in drawn], placeholder)
     answers = tokenizer([f"{answer} </s>" for _, answer in drawn], add_special_tokens=False)["input_ids"]
-    length = max(len(p) + len(a) for p, a in zip(asked, answers))
-    ids = torch.zeros(len(drawn), length, dtype=torch.long)
-    target = torch.zeros(len(drawn), length, dtype=torch.bool)
-    hints = torch.zeros(len(drawn), length, HINTS, dtype=torch.long)
+    ids, target = answered(asked, answers)
+    hints = torch.zeros(*ids.shape, HINTS, dtype=torch.long)
     for i, (row, p, a) in enumerate(zip(batch, asked, answers)):
-        ids[i, : len(p) + len(a)] = torch.tensor(p + a)
-        target[i, len(p) : len(p) + len(a)] = True
         telling = _telling(row, tokenizer, a)
         for place in [k for k, token in enumerate(p) if token == placeholder and telling and rng.random() < 0.5]:
             count = int(rng.integers(1, min(HINTS, len(telling)) + 1))

@@ -16,13 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from rlrec.policies.generation import evaluation_mode
+from rlrec.policies.generation import write_shared
 from rlrec.policies.injection import InjectedLLM, encode_prompts
 
 # Either tensors, a row for each sample, or a function of (B,) row numbers that makes a batch's tensors
@@ -236,31 +233,20 @@ def write_texts(
                 raise ValueError(f"There are {len(prompts)} prompts, but {name} has {len(values)} rows.")
     if not prompts:
         return []
-    state, sampling = PartialState(), {}
+    sampling = {"do_sample": False}
     if temperature > 0:
-        sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+
+    def generate(rows: list[int], **padded: Tensor) -> Tensor:
+        gathered = gather_features(features, torch.tensor(rows))
+        return model.generate(
+            **padded,
+            **sampling,
+            features={name: values.to(model.device) for name, values in gathered.items()},
+            max_new_tokens=max_new_tokens,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+
     ids = encode_prompts(tokenizer, prompts, model.placeholder_id)
-    order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
-    mine = order[state.process_index :: state.num_processes]
-    texts = []
-    forked = torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else [])
-    with forked, evaluation_mode(model):
-        torch.manual_seed(seed * 1_000_003 + state.process_index)
-        starts = range(0, len(mine), batch_size)
-        for start in tqdm(starts, desc=progress, disable=progress is None or not state.is_main_process):
-            rows = mine[start : start + batch_size]
-            batch = [{"input_ids": ids[i]} for i in rows]
-            padded = tokenizer.pad(batch, padding=True, padding_side="left", return_tensors="pt").to(model.device)
-            gathered = gather_features(features, torch.tensor(rows))
-            written = model.generate(
-                input_ids=padded["input_ids"],
-                attention_mask=padded["attention_mask"],
-                features={name: values.to(model.device) for name, values in gathered.items()},
-                do_sample=temperature > 0,
-                max_new_tokens=max_new_tokens,
-                pad_token_id=tokenizer.pad_token_id,
-                **sampling,
-            )
-            texts += tokenizer.batch_decode(written, skip_special_tokens=True)
-    told = dict(gather_object(list(zip(mine, texts, strict=True))))
-    return [told[i].strip() for i in range(len(ids))]
+    texts = write_shared(model, tokenizer, ids, generate, batch_size=batch_size, seed=seed, progress=progress)
+    return [text for (text,) in texts]

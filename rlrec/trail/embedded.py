@@ -28,6 +28,7 @@ from rlrec.policies.loading import Policies
 from rlrec.policies.tiny import (
     RAMP_STEPS,
     TinyConfig,
+    answered,
     bootstrap_optimizer,
     build_tokenizer,
     cached_bootstrap,
@@ -109,13 +110,7 @@ class _Lessons(IterableDataset):
         """Ids (B, L), padded on the right, and which of them are the second parts'."""
         given = self.tokenizer([start for start, _ in texts])["input_ids"]
         answers = self.tokenizer([answer for _, answer in texts], add_special_tokens=False)["input_ids"]
-        length = max(len(p) + len(a) for p, a in zip(given, answers))
-        ids = torch.zeros(len(texts), length, dtype=torch.long)
-        target = torch.zeros(len(texts), length, dtype=torch.bool)
-        for i, (p, a) in enumerate(zip(given, answers)):
-            ids[i, : len(p) + len(a)] = torch.tensor(p + a)
-            target[i, len(p) : len(p) + len(a)] = True
-        return ids, target
+        return answered(given, answers)
 
 
 def _explaining(prompts, grammar: TrendGrammar, row: Mapping, rng: np.random.Generator) -> tuple[str, str]:

@@ -1,15 +1,12 @@
 """Two real processes (gloo): equal parameters, rollout-wide statistics, whole pairs, and a failure that stops both."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import soft_prompt_training
 import tiny_training as tiny
 import torch
+from two_ranks import on_two_ranks
 
 from rlrec.policies.soft_prompt import soft_prompt_of
 
@@ -17,15 +14,7 @@ from rlrec.policies.soft_prompt import soft_prompt_of
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*command, str(Path(tiny.__file__)), str(folder), "ranks"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    on_two_ranks(tiny.__file__, folder, "ranks")
     return folder
 
 

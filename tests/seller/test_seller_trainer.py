@@ -1,9 +1,6 @@
 """SELLERTrainer on a language model of two layers: what is trained, saved and resumed; ranks agree with one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +8,7 @@ import pytest
 import tiny_seller as tiny
 import torch
 from safetensors.torch import load_file
+from two_ranks import on_two_ranks
 
 from rlrec.policies.injection import PLACEHOLDER, InjectedLLM
 from rlrec.policies.sequence_adapter import SequenceAdapter
@@ -175,15 +173,7 @@ def test_sampled_texts_depend_on_their_seed_alone():
 
 # -- two ranks --------------------------------------------------------------------------------------------------------
 def test_two_ranks_equal_one_with_the_whole_batch(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*command, str(Path(tiny.__file__)), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    on_two_ranks(tiny.__file__, tmp_path)
     one, gradients = tiny.train_and_keep(tmp_path / "one", batch_size=8)
     one.evaluate()
     for rank in range(2):

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import LlamaConfig, LlamaForCausalLM, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM
+from two_ranks import KeepGradients
 
 from rlrec.policies.injection import PLACEHOLDER, InjectedLLM
 from rlrec.policies.sequence_adapter import SequenceAdapter
@@ -88,18 +89,6 @@ def trainer(folder, *, llm=None, data=None, given=None, **changes) -> SELLERTrai
         features() if given is None else given,
         **{"processing_class": tokenizer(), **extra},
     )
-
-
-class KeepGradients(TrainerCallback):
-    """The gradients of the first optimizer step, as they are after synchronisation."""
-
-    def __init__(self):
-        self.gradients = {}
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if not self.gradients:
-            named = ((name.removeprefix("module."), p) for name, p in model.named_parameters())
-            self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def train_and_keep(folder, batch_size: int) -> tuple[SELLERTrainer, dict[str, torch.Tensor]]:

@@ -1,10 +1,6 @@
 """TRAILTrainer on a language model of two layers: what is trained, what is saved, and that ranks agree with one."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +9,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaForCausalLM
+from two_ranks import on_two_ranks
 
 from rlrec.trail.contrastive import load_projection_head
 from rlrec.trail.markers import add_markers, marker_ids, paper_lora, train_markers
@@ -310,15 +307,7 @@ def test_the_best_checkpoint_brings_its_head(tmp_path):
 
 # -- two ranks --------------------------------------------------------------------------------------------------------
 def test_two_ranks_equal_one_with_the_whole_batch(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    process = subprocess.run(
-        [*command, str(Path(tiny.__file__)), str(tmp_path)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
+    on_two_ranks(tiny.__file__, tmp_path)
     one, gradients = tiny.train_and_keep(tmp_path / "one", batch_size=8)
     one.evaluate()
     for rank in range(2):

@@ -1,7 +1,5 @@
 """Answers written once, part by part, and the rows to train on that are made of them."""
 
-import os
-import subprocess
 import sys
 
 import polars as pl
@@ -9,6 +7,7 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 from transformers import LlamaConfig, LlamaForCausalLM
+from two_ranks import on_two_ranks
 
 from rlrec.policies.tiny import build_tokenizer
 from rlrec.trail.grammar import TrendGrammar
@@ -94,10 +93,7 @@ def test_other_prompts_or_settings_are_written_anew(tmp_path):
 
 
 def test_two_ranks_share_the_work(tmp_path):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", __file__]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run([*command, tmp_path], env=environment, capture_output=True, text=True, timeout=120)
-    assert process.returncode == 0, process.stderr[-3000:]
+    on_two_ranks(__file__, tmp_path)
     first, second = (pl.read_parquet(tmp_path / f"rank{rank}.parquet") for rank in range(2))
     assert_frame_equal(first, second)
     assert first["item_id"].to_list() == SAMPLES["item_id"].to_list()

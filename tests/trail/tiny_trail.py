@@ -10,7 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerCallback
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from two_ranks import KeepGradients
 
 from rlrec.trail.trainer import TRAILConfig, TRAILTrainer
 
@@ -100,18 +101,6 @@ def trainer(folder, *, model=None, data=None, lora=LORA, **changes) -> TRAILTrai
 
 def trainable(model) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-class KeepGradients(TrainerCallback):
-    """The gradients of the first optimizer step, as they are after synchronisation."""
-
-    def __init__(self):
-        self.gradients = {}
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        if not self.gradients:
-            named = ((name.removeprefix("module."), p) for name, p in model.named_parameters())
-            self.gradients = {name: p.grad.clone() for name, p in named if p.grad is not None}
 
 
 def train_and_keep(folder, batch_size: int) -> tuple[TRAILTrainer, dict[str, torch.Tensor]]:
