@@ -7,17 +7,17 @@ Le and Lauw (2021) as its source, whose own model (ComparER) builds on EFM and M
 
 Both learn from ratings and from triples (aspect, opinion, polarity) of the training reviews. Where triples come from:
 
-1. The simulated world: a rating's known reasons, "+suspense" and "-romance". These rows know more than any row that
-   reads ratings alone: as much as a reader of perfectly understood reviews.
+1. The simulated world: a rating's known reasons, "+suspense" and "-romance". So these rows know more than any that
+   reads ratings alone: as much as if they understood every review.
 2. Datasets with reviews (amazon, yelp, tripadvisor, google-local): from parses the opinions of Double Propagation that
-   stand in a direct relation to their aspects; without a parser, words beside opinion words (`rlrec.evaluation.window`),
-   a rough stand-in.
+   stand in a direct relation to their aspects; without a parser, words beside opinion words, a rough stand-in
+   (`rlrec.evaluation.window`).
 3. A review's triples all have the polarity of its rating (label 1: positive), because Double Propagation assigns none.
    cornac's papers take it from a lexicon.
 4. Other datasets, such as MovieLens, have no such rows.
 
-Departures: settings are chosen by the RMSE on the validation samples (`GRID`: four for each row); what a user or item
-without training ratings gets is cornac's default, the mean training rating; predictions are clipped to the ratings seen.
+Departures: settings are chosen by the RMSE on the validation samples (`GRID`: four for each row); a user or item
+without training ratings gets cornac's default, the mean training rating; predictions are clipped to the ratings seen.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,7 +42,7 @@ GRID = {
     ],
     "mter": [{"lambda_bpr": weight, "lr": rate} for weight in (1.0, 10.0) for rate in (0.05, 0.1)],
 }
-FIXED = {"efm": {"max_iter": 100, "learning_rate": 0.01}, "mter": {"n_epochs": 20_000}}
+FIXED = {"efm": {"max_iter": 100, "learning_rate": 0.01}, "mter": {"max_iter": 20_000}}
 POSITIVE, NEGATIVE = "like", "dislike"  # the opinion words of known reasons
 
 Triple = tuple[str, str, float]
@@ -70,7 +70,9 @@ def opinion_triples(
     """
     if "reasons" in training.columns:
         signed = [[split_reason(reason) for reason in reasons or ()] for reasons in training["reasons"].to_list()]
-        triples = [[(aspect, POSITIVE if up else NEGATIVE, 1.0 if up else -1.0) for aspect, up in row] for row in signed]
+        triples = [
+            [(aspect, POSITIVE if up else NEGATIVE, 1.0 if up else -1.0) for aspect, up in row] for row in signed
+        ]
     elif "review" not in training.columns or not training["review"].drop_nulls().len():
         raise ValueError(
             "Aspect-based rows learn from opinions in reviews, and this dataset has none: make them on one with "

@@ -40,7 +40,9 @@ def window_terms(
     """
     opinions = frozenset(opinions)
     excluded = opinions | frozenset(stop_nouns) | ENGLISH_STOP_WORDS | COPULAS | ADVERBS
-    found = [None if not text or not text.strip() else [word for word, _ in _beside(text, opinions)] for text in reviews]
+    found = [
+        None if not text or not text.strip() else [word for word, _ in _beside(text, opinions)] for text in reviews
+    ]
     candidates = (word for words in found for word in words or () if len(word) > 2)
     counts = Counter(word for word in candidates if not singulars(word) & excluded)
     singular = {word: min(singulars(word) & counts.keys(), key=len) for word in counts}  # "gifts" is "gift" if that is
@@ -69,7 +71,7 @@ def window_pairs(text: str, terms: Iterable[str], opinions: Iterable[str] = SEED
 
 
 def _beside(text: str, opinions: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """The word after each opinion word, and the one before a copula and an opinion word, within a clause: (it, opinion)."""
+    """(word, opinion): the word after each opinion word, and the one before a copula and one, in a clause."""
     for clause in re.split(r"[^\w\s'’-]+", text.casefold()):
         words = re.findall(r"\w+", clause)
         for index, word in enumerate(words):

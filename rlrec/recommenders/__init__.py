@@ -1,7 +1,7 @@
 """Recommenders: one nn.Module per file, one contract (`base`), one fit loop (`fitting`).
 
-Next-item models (SASRec, BERT4Rec, Caser, HGN, and EER, which reads an explanation too) know neither users nor ratings and have a
-contract and a loop of their own (`sequential`).
+Next-item models (SASRec, BERT4Rec, Caser, HGN, and EER, which reads an explanation too) know neither users nor ratings
+and have a contract and a loop of their own (`sequential`).
 """
 
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary

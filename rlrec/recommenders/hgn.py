@@ -1,7 +1,7 @@
 """HGN: the next item from the newest L items, after gates have chosen what of them counts.
 
-Paper: Ma, Kang and Liu, "Hierarchical Gating Networks for Sequential Recommendation" (KDD 2019), section "Methodology":
-with s_l in R^d the vector of the l-th of the L newest items and q_j that of item j as a target,
+Paper: Ma, Kang and Liu, "Hierarchical Gating Networks for Sequential Recommendation" (KDD 2019), section on
+methodology: with s_l in R^d the vector of the l-th of the L newest items and q_j that of item j as a target,
 
     feature gating     s^F_l = s_l * sigmoid(W_1 s_l + W_2 u + b)
     instance gating    s^I_l = s^F_l sigmoid(w_3 . s^F_l + (u^T W_4)_l)

@@ -54,7 +54,7 @@ class NextItemModel(SavedModel):
     """
 
     def check_objective(self) -> None:
-        """Raise ValueError unless the config has objective "softmax", or "bpr" without `negatives` and with two items."""
+        """Raise ValueError unless the config has objective "softmax", or "bpr" with two items and no `negatives`."""
         objective, negatives, num_items = (self.config[name] for name in ("objective", "negatives", "num_items"))
         if objective not in OBJECTIVES:
             raise ValueError(f"objective is {objective!r}, expected 'softmax' or 'bpr'")

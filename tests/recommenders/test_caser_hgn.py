@@ -23,15 +23,16 @@ def test_caser_by_hand():
         two.weight.copy_(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]))  # 1 * 1 + 2 * -1 = -1, cut at 0
         two.bias.zero_()
         encoder.vertical.weight.copy_(torch.tensor([[0.5, 2.0]]))  # 0.5 (1, 2) + 2 (3, -1) = (6.5, -1)
-        encoder.output.weight.copy_(torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1], [-1, 0, 0, 0]]))  # of (3.5, 0, 6.5, -1)
+        encoder.output.weight.copy_(torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1], [-1, 0, 0, 0]]))
         encoder.output.bias.copy_(torch.tensor([-1.0, 0, 0]))
-    z = encoder(torch.tensor([[[1.0, 2], [3, -1]]]))
+    z = encoder(torch.tensor([[[1.0, 2], [3, -1]]]))  # relu(W (3.5, 0, 6.5, -1) + b)
     torch.testing.assert_close(z, torch.tensor([[2.5, 5.5, 0.0]]))
 
 
 def test_hgn_by_hand():
     """Items (4, 0) and (0, 8). The feature gate is 0.75 for the first number of the first item, else 0.5: (3, 0) and
-    (0, 4). The instance gate is 0.5 and 0.75: (1.5, 0) and (0, 3); mean (0.75, 1.5), and the sum of the items (4, 8)."""
+    (0, 4). The instance gate is 0.5 and 0.75: (1.5, 0) and (0, 3), mean (0.75, 1.5). Items: (4, 8).
+    """
     model = HGN(3, dim=2, max_length=2).eval()
     with torch.no_grad():
         model.item_table.weight.copy_(torch.tensor([[9.0, 9], [4, 0], [0, 8]]))
@@ -74,6 +75,8 @@ class TestBoth:
     def test_only_the_newest_items_are_read(self, kind):
         torch.manual_seed(0)
         model = kind(9, dim=8, max_length=3)
+        for parameter in model.parameters():  # HGN's places start alike
+            torch.nn.init.normal_(parameter)
         newest = model.scores(torch.tensor([[4, 5, 6]]))
         torch.testing.assert_close(model.scores(torch.tensor([[1, 2, 4, 5, 6]])), newest)
         assert not torch.allclose(model.scores(torch.tensor([[1, 4, 6, 5]])), newest)
