@@ -36,13 +36,13 @@ from rlrec.evaluation.window import window_pairs, window_terms
 ROWS = ("efm", "mter")
 GRID = {
     "efm": [
-        {"num_explicit_factors": factors, "num_latent_factors": factors, "use_bias": bias}
+        {"num_explicit_factors": factors, "num_latent_factors": factors, "lambda_x": weight, "lambda_y": weight}
         for factors in (8, 32)
-        for bias in (False, True)
+        for weight in (0.1, 1.0)
     ],
     "mter": [{"lambda_bpr": weight, "lr": rate} for weight in (1.0, 10.0) for rate in (0.05, 0.1)],
 }
-FIXED = {"efm": {"max_iter": 100, "learning_rate": 0.01}, "mter": {"max_iter": 20_000}}
+FIXED = {"efm": {"max_iter": 100}, "mter": {"max_iter": 20_000}}
 POSITIVE, NEGATIVE = "like", "dislike"  # the opinion words of known reasons
 
 Triple = tuple[str, str, float]
@@ -162,8 +162,8 @@ def _fit_and_predict(
 
     pairs = list(parts["train"].select("user_id", "item_id", "rating").iter_rows())
     train = Dataset.from_uir(pairs, seed=seed)
-    said = [(user, item, list(of_row)) for (user, item, _), of_row in zip(pairs, triples) if of_row]
-    sentiment = SentimentModality(data=said).build(uid_map=train.uid_map, iid_map=train.iid_map)
+    said = [(user, item, list(of_row)) for (user, item, _), of_row in zip(pairs, triples)]  # MTER rates no others
+    sentiment = SentimentModality(data=said).build(train.uid_map, train.iid_map, train.dok_matrix)
     train.add_modalities(sentiment=sentiment)
     kind = {"efm": EFM, "mter": MTER}[row]
     model = kind(rating_scale=highest, seed=seed, verbose=False, **FIXED[row], **setting)

@@ -16,9 +16,9 @@ these rows rank them for each user. The paper does not say how it compares the t
 6. Jaccard asks for one list: items by the number of users, among all who were there before the window, in whose top
    10 they stand. These numbers are the row's predictions too.
 
-BPR is cornac's. UserKNN has scikit-learn's neighbours by the cosine of sets of items, an item's score being the sum of the
-similarities of those who had it. cornac's UserKNN predicts ratings: means weighted by the similarity on what both have
-rated, which with interactions alone give every item that any neighbour had the same score.
+BPR is cornac's. UserKNN has scikit-learn's neighbours by the cosine of sets of items; an item's score is the sum of
+the similarities of those who had it. cornac's UserKNN predicts ratings: means weighted by the similarity on what both
+have rated, which with interactions alone give every item that any neighbour had the same score.
 """
 
 from collections.abc import Callable, Mapping, Sequence
