@@ -221,6 +221,21 @@ def aspect_terms(document: Document, propagation: Propagation) -> list[str]:
     return list(dict.fromkeys(terms))
 
 
+def opinion_pairs(document: Document, propagation: Propagation) -> list[tuple[str, str]]:
+    """(aspect, opinion word) of a parsed review, in order and without repetition: what is said on what (R1 and R2).
+
+    An aspect is one noun here: of a compound its last word.
+    """
+    pairs = [
+        (target, opinion)
+        for sentence in document
+        for (opinion, kind), (target, found) in _instances(sentence)
+        if (kind, found) == ("opinion", "target")
+        if opinion in propagation.opinions and target in propagation.targets
+    ]
+    return list(dict.fromkeys(pairs))
+
+
 def singulars(word: str) -> set[str]:
     """The word and what it may be the regular plural of.
 

@@ -29,6 +29,7 @@ from scipy.special import gammaln
 
 CUTOFFS = (5, 10)
 COLD_USERS = 5  # "cold-start (fewer than 5 interactions)", section 5.2.3
+PER_USER = ("hr@10", "ndcg@10")  # of users.parquet, and of groups of items
 Ranking = Sequence[str] | Mapping[int, Sequence[str]]
 
 
@@ -90,7 +91,22 @@ def ranking_metrics(
     {'hr@1': 0.5, 'ndcg@1': 0.5}
     """
     lists, interactions = _by_window(ranking, interactions)
-    users = _user_values(_positions(lists), interactions, cutoffs)
+    return position_metrics(_with_positions(_positions(lists), interactions), cutoffs)
+
+
+def position_metrics(had: pl.DataFrame, cutoffs: Sequence[int] = CUTOFFS) -> tuple[dict[str, float], pl.DataFrame]:
+    """HR@K and NDCG@K where everyone has a list of their own: see `ranking_metrics`, which is the case of one for all.
+
+    Args:
+        had: window, user_id, item_id and position, the item's place (from 1) in this user's list, null where it is not
+            in it: one row per window, user and relevant item.
+
+    >>> had = pl.DataFrame({"window": 1, "user_id": ["u", "u", "v"], "item_id": ["a", "b", "a"],
+    ...                     "position": [None, 1, 2]})
+    >>> position_metrics(had, cutoffs=(1,))[0]
+    {'hr@1': 0.5, 'ndcg@1': 0.5}
+    """
+    users = _user_values(had, cutoffs)
     return _means(users, cutoffs), users
 
 
@@ -118,9 +134,9 @@ def group_metrics(
         inside = listed.filter(pl.col("group") == name).with_columns(
             pl.col("position").rank("ordinal").over("window").cast(pl.Int64)
         )
-        users = _user_values(inside.drop("group"), had.filter(pl.col("group") == name), cutoffs)
-        if users.height:
-            results[name] = (_means(users, cutoffs), users)
+        of_group = had.filter(pl.col("group") == name)
+        if of_group.height:
+            results[name] = position_metrics(_with_positions(inside.drop("group"), of_group), cutoffs)
     return results
 
 
@@ -179,7 +195,7 @@ def random_expectation(
         candidates: the items to be ranked, in any order: a list, or {window: list}.
     """
     lists, interactions = _by_window(candidates, interactions)
-    users = _user_values(_positions(lists), interactions, ())
+    users = _user_values(_with_positions(_positions(lists), interactions), ())
     sizes = pl.DataFrame({"window": list(lists), "size": [len(items) for items in lists.values()]})
     users = users.join(sizes, on="window", maintain_order="left")
     size, listed, relevant = (users[name].to_numpy().astype(float) for name in ("size", "listed", "items"))
@@ -236,21 +252,20 @@ def _positions(lists: Mapping[int, list[str]]) -> pl.DataFrame:
     return pl.concat(frames)
 
 
-def _user_values(positions: pl.DataFrame, interactions: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
+def _with_positions(positions: pl.DataFrame, interactions: pl.DataFrame) -> pl.DataFrame:
+    """window, user_id and the distinct items of each user, with their positions in the window's list."""
+    relevant = interactions.select("window", "user_id", "item_id").unique()
+    return relevant.join(positions, on=["window", "item_id"], how="left")
+
+
+def _user_values(had: pl.DataFrame, cutoffs: Sequence[int]) -> pl.DataFrame:
     """window, user_id, items, listed (how many of them are in the list) and the metrics, one row per user."""
     gain = 1 / (pl.col("position") + 1).log(2)
     aggregates = [pl.len().cast(pl.Int64).alias("items"), pl.col("position").count().cast(pl.Int64).alias("listed")]
     for k in cutoffs:
         within = pl.col("position") <= k
         aggregates += [within.any().cast(pl.Float64).alias(f"hr@{k}"), gain.filter(within).sum().alias(f"ndcg@{k}")]
-    users = (
-        interactions.select("window", "user_id", "item_id")
-        .unique()
-        .join(positions, on=["window", "item_id"], how="left")
-        .group_by("window", "user_id")
-        .agg(aggregates)
-        .sort("window", "user_id")
-    )
+    users = had.group_by("window", "user_id").agg(aggregates).sort("window", "user_id")
     depth = max(cutoffs, default=0)
     ideal = np.concatenate(([np.nan], np.cumsum(1 / np.log2(np.arange(depth) + 2))))  # by number of relevant items
     reachable = {k: ideal[np.minimum(users["items"].to_numpy(), k)] for k in cutoffs}

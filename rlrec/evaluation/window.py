@@ -40,7 +40,9 @@ def window_terms(
     """
     opinions = frozenset(opinions)
     excluded = opinions | frozenset(stop_nouns) | ENGLISH_STOP_WORDS | COPULAS | ADVERBS
-    found = [None if not text or not text.strip() else list(_beside(text, opinions)) for text in reviews]
+    found = [
+        None if not text or not text.strip() else [word for word, _ in _beside(text, opinions)] for text in reviews
+    ]
     candidates = (word for words in found for word in words or () if len(word) > 2)
     counts = Counter(word for word in candidates if not singulars(word) & excluded)
     singular = {word: min(singulars(word) & counts.keys(), key=len) for word in counts}  # "gifts" is "gift" if that is
@@ -57,8 +59,19 @@ def window_terms(
     return terms
 
 
-def _beside(text: str, opinions: frozenset[str]) -> Iterator[str]:
-    """The word after each opinion word, and the one before a copula and an opinion word, within a clause."""
+def window_pairs(text: str, terms: Iterable[str], opinions: Iterable[str] = SEED_OPINIONS) -> list[tuple[str, str]]:
+    """(aspect, opinion word) of a review, whose aspects are among its `window_terms`.
+
+    >>> window_pairs("Great gifts, the food was good.", ["gift", "food"])
+    [('gift', 'great'), ('food', 'good')]
+    """
+    terms = set(terms)
+    beside = ((singulars(word) & terms, opinion) for word, opinion in _beside(text, frozenset(opinions)))
+    return [(min(found, key=len), opinion) for found, opinion in beside if found]
+
+
+def _beside(text: str, opinions: frozenset[str]) -> Iterator[tuple[str, str]]:
+    """(word, opinion): the word after each opinion word, and the one before a copula and one, in a clause."""
     for clause in re.split(r"[^\w\s'’-]+", text.casefold()):
         words = re.findall(r"\w+", clause)
         for index, word in enumerate(words):
@@ -68,9 +81,9 @@ def _beside(text: str, opinions: frozenset[str]) -> Iterator[str]:
             while following < len(words) and words[following] in opinions | DETERMINERS:
                 following += 1
             if following < len(words):
-                yield words[following]
+                yield words[following], word
             before = index - 1
             while before > 0 and words[before] in ADVERBS:
                 before -= 1
             if before > 0 and words[before] in COPULAS:
-                yield words[before - 1]
+                yield words[before - 1], word

@@ -2,13 +2,14 @@
 
 Models that read the history and predict the click or the rating of a target share `sequence_recommender`: DIN, DIEN,
 UniSRec, and, where the original predicts the next item, PointwiseCaser, -GRU4Rec, -SASRec and -BERT4Rec.
-Next-item models (SASRec, BERT4Rec, and EER, which reads an explanation too) know neither users nor ratings and have a
-contract and a loop of their own (`sequential`).
+Next-item models (SASRec, BERT4Rec, Caser, HGN, and EER, which reads an explanation too) know neither users nor ratings
+and have a contract and a loop of their own (`sequential`).
 """
 
 from rlrec.recommenders.autoint import AutoInt
 from rlrec.recommenders.base import Batch, Recommender, Vocabulary
 from rlrec.recommenders.bert4rec import BERT4Rec
+from rlrec.recommenders.caser import Caser
 from rlrec.recommenders.dcn import DCN, DCNv2
 from rlrec.recommenders.deepfm import DeepFM
 from rlrec.recommenders.dien import DIEN
@@ -18,6 +19,7 @@ from rlrec.recommenders.explanation_enhanced import EER, fit_explained
 from rlrec.recommenders.fignn import FiGNN
 from rlrec.recommenders.fitting import CrossFit, FitResult, cross_fit, fit
 from rlrec.recommenders.fm import FM
+from rlrec.recommenders.hgn import HGN
 from rlrec.recommenders.ncf import NCF
 from rlrec.recommenders.pnn import PNN
 from rlrec.recommenders.pointwise_bert4rec import PointwiseBERT4Rec
@@ -38,11 +40,13 @@ __all__ = [
     "DSSM",
     "EER",
     "FM",
+    "HGN",
     "NCF",
     "PNN",
     "AutoInt",
     "BERT4Rec",
     "Batch",
+    "Caser",
     "CrossFit",
     "DCNv2",
     "DeepFM",

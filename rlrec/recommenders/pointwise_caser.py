@@ -11,34 +11,9 @@ Departures, beside the rulings of `sequence_recommender`:
 """
 
 import torch
-from torch import nn
 
+from rlrec.recommenders.caser import CaserEncoder
 from rlrec.recommenders.sequence_recommender import SequenceRecommender
-
-
-class CaserConvolutions(nn.Module):
-    """The pictures (B, L, d) of the newest L items, oldest first, -> z of eq. 9 (B, d).
-
-    Args:
-        length: L.
-        dim: d.
-        horizontal: filters of each height from 1 to L.
-        vertical: filters of height L and width 1.
-        dropout: before the fully connected layer.
-    """
-
-    def __init__(self, length: int, dim: int, horizontal: int, vertical: int, dropout: float):
-        super().__init__()
-        self.horizontal = nn.ModuleList(nn.Conv1d(dim, horizontal, height) for height in range(1, length + 1))
-        self.vertical = nn.Linear(length, vertical, bias=False)
-        self.dropout = nn.Dropout(dropout)
-        self.output = nn.Linear(length * horizontal + vertical * dim, dim)
-
-    def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        columns = picture.mT.contiguous()  # (B, d, L)
-        features = [convolution(columns).relu().amax(-1) for convolution in self.horizontal]  # each (B, horizontal)
-        features.append(self.vertical(columns).mT.flatten(1))  # (B, vertical * d), filter by filter
-        return self.output(self.dropout(torch.cat(features, dim=1))).relu()
 
 
 class PointwiseCaser(SequenceRecommender):
@@ -68,7 +43,7 @@ class PointwiseCaser(SequenceRecommender):
         super().__init__(num_users, num_items, *sizes, dropout=dropout, **common)
         self.config |= {"horizontal_filters": horizontal_filters, "vertical_filters": vertical_filters}
         dim = self.embedding_dim
-        self.convolutions = CaserConvolutions(self.max_length, dim, horizontal_filters, vertical_filters, dropout)
+        self.convolutions = CaserEncoder(self.max_length, dim, horizontal_filters, vertical_filters, dropout)
 
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The convolutions of the history, moved to the right."""

@@ -52,13 +52,7 @@ class SASRec(NextItemModel):
         objective: str = "softmax",
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
-        if objective not in ("softmax", "bpr"):
-            raise ValueError(f"objective is {objective!r}, expected 'softmax' or 'bpr'")
-        if objective == "bpr" and (negatives is not None or num_items < 3):
-            raise ValueError(
-                f"BPR compares two items, but negatives is {negatives} and num_items {num_items}; leave negatives out "
-                "and give at least two known items"
-            )
+        self.check_objective()
         self.build(num_items, dim, max_length, dropout, encoder_layer(dim, heads, dropout), layers)
 
     def states(self, history: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from rlrec.recommenders.base import SavedModel, padded_indices, require_columns
 from rlrec.recommenders.fitting import EarlyStopping, FitResult, torch_threads
 
 METRICS = ("loss", "recall@10", "ndcg@10")
+OBJECTIVES = ("softmax", "bpr")
 VALIDATION_ROWS = 256  # scored at once: one score per row and item
 
 
@@ -58,10 +59,22 @@ def transformer(layer: nn.TransformerEncoderLayer, layers: int) -> nn.Transforme
 
 
 class NextItemModel(SavedModel):
-    """A Transformer over a history whose states are compared with the item table: SASRec and BERT4Rec.
+    """A model of histories whose states are compared with vectors of all items.
 
-    A subclass calls `build`, and has `next_states(history)` (B, d) and `loss(history)` of a batch of sequences.
+    A subclass has `item_table`, `next_states(history)` (B, d) and `loss(history)` of a batch of sequences. SASRec and
+    BERT4Rec, Transformers that score with the table that they read, call `build`.
     """
+
+    def check_objective(self) -> None:
+        """Raise ValueError unless the config has objective "softmax", or "bpr" with two items and no `negatives`."""
+        objective, negatives, num_items = (self.config[name] for name in ("objective", "negatives", "num_items"))
+        if objective not in OBJECTIVES:
+            raise ValueError(f"objective is {objective!r}, expected 'softmax' or 'bpr'")
+        if objective == "bpr" and (negatives is not None or num_items < 3):
+            raise ValueError(
+                f"BPR compares two items, but negatives is {negatives} and num_items {num_items}; leave negatives out "
+                "and give at least two known items"
+            )
 
     def build(self, num_items: int, dim: int, max_length: int, dropout: float, layer: nn.Module, layers: int) -> None:
         """The tables, which start normal with deviation 0.02, and the encoder, which starts as torch has it."""

@@ -21,8 +21,8 @@ from transformers import EarlyStoppingCallback, set_seed
 
 from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
 from rlrec.arguments import DataArguments, PolicyArguments
-from rlrec.data.popularity import popularity_data
 from rlrec.evaluation.ranking import (
+    PER_USER,
     cold_or_warm,
     group_metrics,
     jaccard,
@@ -30,7 +30,7 @@ from rlrec.evaluation.ranking import (
     rank_items,
     ranking_metrics,
 )
-from rlrec.experiment import Run, load_prepared, load_pretrained, lora_config
+from rlrec.experiment import Run, load_pretrained, lora_config
 from rlrec.policies.loading import Policies
 from rlrec.policies.numbers import expected_numbers, number_tokens
 from rlrec.policies.tiny import TinyConfig
@@ -51,10 +51,10 @@ from rlrec.trail.output import Answer, summarise_answers
 from rlrec.trail.pare import fit_pare
 from rlrec.trail.prompts import TrendPrompts
 from rlrec.trail.trainer import TRAILTrainer, check_batches
-from rlrec.trail.trends import check_trends, summarise_trends, trend_class
+from rlrec.trail.trends import check_trends, summarise_trends, trend_classes
+from rlrec.trail.windows import load_windows
 from rlrec.trail.writing import draw_answers, training_rows, write_answers
 
-PER_USER = ("hr@10", "ndcg@10")
 TEXT_METRICS = ("trend_accuracy", "peak_accuracy", "direction_accuracy", "with_trend_claims")
 
 
@@ -84,14 +84,7 @@ class TRAILRun(Run):
         if policy.prompt_style == "paper" and policy.model_name_or_path == "tiny":
             raise ValueError("prompt_style is 'paper', but the embedded policy reads compact prompts: leave it out.")
         check_batches(config, self.state.num_processes)
-        self.prepared = load_prepared(data, self.seed, self.state.print)
-        self.popularity = popularity_data(
-            self.prepared,
-            window_days=arguments.window_days,
-            cold=arguments.cold,
-            validation_windows=arguments.validation_windows,
-            test_windows=arguments.test_windows,
-        )
+        self.prepared, self.popularity = load_windows(arguments, data, self.seed, self.state.print)
         items = self.prepared.items.select("item_id", "title", "categories", "description")
         joined = self.popularity.samples.join(items, on="item_id", how="left", maintain_order="left")
         self.samples = {split: joined.filter(pl.col("split") == split) for split in ("train", "validation", "test")}
@@ -270,17 +263,12 @@ class TRAILRun(Run):
         means, users = ranking_metrics(lists, interactions)
         overlap, _ = jaccard(lists, test.select("window", "item_id", "popularity"))
         self.scores[row], self.rows[row] = scores, means | overlap
-        for groups in (cold_or_warm(test), _trend_classes(test)):
+        for groups in (cold_or_warm(test), trend_classes(test)):
             for group, (of_group, _) in group_metrics(lists, interactions, groups).items():
                 self.rows[row] |= {f"{metric}/{group}": of_group[metric] for metric in PER_USER}
         values = users.select(pl.col(metric).alias(f"{metric}_{row}") for metric in PER_USER)
         keys = users.select("window", "user_id", "items")
         self.users = pl.concat([keys if self.users is None else self.users, values], how="horizontal")
-
-
-def _trend_classes(samples: pl.DataFrame) -> pl.DataFrame:
-    classes = [trend_class(history) for history in samples["history"].to_list()]
-    return samples.select("window", "item_id", pl.Series("group", classes))
 
 
 def _thinned(samples: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:

@@ -38,7 +38,7 @@ import polars as pl
 from rlrec.trail.claims import find_claims
 from rlrec.trail.histories import History, trend_class
 
-__all__ = ["KINDS", "check_trends", "summarise_trends", "trend_class"]
+__all__ = ["KINDS", "check_trends", "summarise_trends", "trend_class", "trend_classes"]
 
 KINDS = ("peak", "direction", "number")
 CHECK_SCHEMA = {
@@ -48,6 +48,12 @@ CHECK_SCHEMA = {
     **{f"{kind}_{what}": pl.Int64 for kind in KINDS for what in ("claims", "true")},
     "false_claims": pl.List(pl.String),
 }
+
+
+def trend_classes(samples: pl.DataFrame) -> pl.DataFrame:
+    """window, item_id and group of each sample: the trend class of its history, for `group_metrics`."""
+    classes = [trend_class(history) for history in samples["history"].to_list()]
+    return samples.select("window", "item_id", pl.Series("group", classes))
 
 
 def check_trends(

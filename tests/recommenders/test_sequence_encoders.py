@@ -17,8 +17,8 @@ from rlrec.recommenders import (
     PointwiseSASRec,
     UniSRec,
 )
+from rlrec.recommenders.caser import CaserEncoder
 from rlrec.recommenders.dien import AUGRU
-from rlrec.recommenders.pointwise_caser import CaserConvolutions
 
 DIM = 4
 
@@ -179,7 +179,7 @@ def test_gru4rec_is_torch_rechubs(rechub):
 
 def test_casers_horizontal_and_vertical_filters_by_hand():
     """Items (1, 2) and (3, -1); the last layer is the identity on a chosen feature."""
-    layer = CaserConvolutions(length=2, dim=2, horizontal=1, vertical=2, dropout=0.0)
+    layer = CaserEncoder(length=2, dim=2, horizontal=1, vertical=2, dropout=0.0)
     with torch.no_grad():
         one, two = layer.horizontal
         one.weight.copy_(torch.tensor([[[1.0], [1.0]]]))  # 1 + 2 = 3 and 3 - 1 = 2: the larger is 3, plus 0.5

@@ -1,4 +1,4 @@
-"""SASRec and BERT4Rec: what they may see, what they learn, how they are stored."""
+"""SASRec, BERT4Rec, Caser and HGN: what they may see, what they learn, how they are stored."""
 
 import math
 
@@ -6,12 +6,14 @@ import polars as pl
 import pytest
 import torch
 
-from rlrec.recommenders import BERT4Rec, SASRec, fit_sequences, item_sequences
+from rlrec.recommenders import HGN, BERT4Rec, Caser, SASRec, fit_sequences, item_sequences
 from rlrec.recommenders.sequential import to_left
 
 MODELS = [
     pytest.param(lambda **arguments: SASRec(13, dim=32, max_length=16, dropout=0.1, **arguments), 1e-3, id="sasrec"),
     pytest.param(lambda **arguments: BERT4Rec(13, dim=32, max_length=16, **arguments), 2e-3, id="bert4rec"),
+    pytest.param(lambda **arguments: Caser(13, dim=32, dropout=0.1, **arguments), 3e-3, id="caser"),
+    pytest.param(lambda **arguments: HGN(13, dim=32, **arguments), 3e-3, id="hgn"),
 ]
 
 
@@ -64,7 +66,7 @@ def test_bert4rec_sees_both_sides_and_not_what_is_masked():
 
 
 @pytest.mark.parametrize(("build", "learning_rate"), MODELS)
-class TestBoth:
+class TestAll:
     def test_padding_does_not_matter(self, build, learning_rate):
         torch.manual_seed(0)
         model = build()
