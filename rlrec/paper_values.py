@@ -2,7 +2,8 @@
 
 ExpCTR's Table 1 is in expctr_table_1.json, RecPIE's tables of accuracy and of texts in recpie_tables.json, TRAIL's
 Tables 2 and 3 in trail_tables.json, SELLER's Tables 2 to 5 in seller_tables.json. They were measured on the papers'
-own samples with language models of 7 and 8 billion parameters, so they are a landmark and not a like-for-like comparison.
+own samples with language models of 7 and 8 billion parameters, so they are a landmark and not a like-for-like
+comparison.
 """
 
 import json

@@ -146,9 +146,7 @@ def why_failed(started: Started, renew: Callable[[Job], Job | None]) -> str | No
     """Why a job that has ended did not make its cells; None where it did."""
     code, log = started.process.returncode, started.job.folder / LOG
     if code:
-        how = (
-            f"was ended by signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-        )
+        how = f"ended with status {code}" if code > 0 else f"was ended by {signal.Signals(-code).name}"
         hint = "; the machine may have run out of memory" if code == -signal.SIGKILL else ""
         return f"{how}{hint}; last lines of {log}:\n" + "\n".join(last_lines(log))
     left = renew(started.job)
