@@ -102,7 +102,7 @@ class Request:
         if run is None:
             return Cell(row.name, dataset, seed, "not implemented", {}, None, row.reason)
         if dataset not in run.config or (self.smoke and "simulated" not in run.config):
-            reason = "needs a pretrained language model; the configuration has the embedded one"
+            reason = row.reason or "needs a pretrained language model, and the configuration has the embedded one"
             return Cell(row.name, dataset, seed, "not implemented", {}, None, reason)
         folder = self.run_folder(run, dataset, seed)
         folder = folder / row.name if run.rows_in_one else folder

@@ -13,7 +13,7 @@ class Row:
         name: as in results.json ("fm", "expctr_aug"). Where several runs make a row of one name, what tells them apart
             stands behind "@": "expctr_aug@beta=0.01" is the row expctr_aug of the run with that beta.
         run: key of `PaperTable.runs`; None: not implemented.
-        reason: why not.
+        reason: why not; of a row with a run, why not on the datasets that the run does not have.
         paper: name in the paper's values where it differs.
     """
 

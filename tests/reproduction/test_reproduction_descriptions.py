@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recipes.baselines import SYSTEMS as BASELINES
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.configs import load_config, packaged_configs
 from rlrec.expctr import ExpCTRArguments
@@ -77,6 +78,9 @@ def test_what_a_table_names_exists(table):
 def test_options_are_those_of_the_recipe(table):
     for run in table.runs.values():
         if run.recipe == "baselines":
+            assert {row.name for row in table.rows if table.runs.get(row.run) == run} <= set(
+                BASELINES[table.system][0].names
+            )
             continue
         known = fields_of(run.recipe)
         assert set(run.options) <= known, run.name
@@ -153,7 +157,7 @@ def changed(path: str, value) -> dict:
         ("tables/table 1/reference", "trail", "table 1: row 'trail' is unknown"),
         ("tables/table 1/caption", None, "table 1: caption is missing"),
         ("tables/table 1/rows/0/run", "selle", "table 1: run 'selle' is unknown; did you mean 'seller'?"),
-        ("tables/table 1/rows/0/run", None, "xrec, seller need either a run or the reason for none"),
+        ("tables/table 1/rows/0/run", None, "xrec, seller need a run, or the reason why they have none"),
         ("tables/table 1/rows/0/rows", ["xrec", "seller", "xrec"], "row 'xrec' is listed twice"),
         ("tables/table 1/rows/0/paper", {"xr": "x"}, "row 'xr' is unknown"),
         ("tables/tabel 2", SMALL["tables"]["table 1"], "must begin with 'table ' or 'figure '"),
