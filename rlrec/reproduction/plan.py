@@ -348,9 +348,8 @@ def recipe_path(recipe: str) -> str:
 
 
 def reduced(table: PaperTable, rows: Sequence[str]) -> PaperTable:
-    """The table with some of its rows, and with those that it is compared by."""
-    kept = {*rows, table.reference, *table.gain}
-    return dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name in kept))
+    """The table with some of its rows alone."""
+    return dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name in rows))
 
 
 def _readable(paths: Iterable[Path]) -> Iterable[dict]:

@@ -110,6 +110,11 @@ def test_no_row_of_a_paper_is_missing(system):
         assert set(paper_values(dataset, system)) <= listed
 
 
+def test_nothing_in_the_package_imports_the_harness():
+    files = [path for path in (ROOT / "rlrec").rglob("*.py") if path.parent.name != "reproduction"]
+    assert [path for path in files if "rlrec.reproduction" in path.read_text(encoding="utf-8")] == []
+
+
 def test_metrics_have_labels_or_read_well_without():
     plain = {"bleurt", "coverage", "informativeness", "fluency", "training_time", "inference_time"}
     assert {metric for metrics in METRICS.values() for metric in metrics} <= set(METRIC_LABELS) | plain
