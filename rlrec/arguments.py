@@ -7,8 +7,6 @@ the file, and the file over the defaults. Unknown keys fail, with the nearest kn
 import contextlib
 import dataclasses
 import difflib
-import importlib.resources
-import os
 import re
 import sys
 import tempfile
@@ -16,12 +14,12 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import transformers
 import yaml
 from trl import TrlParser
 
+from rlrec.configs import load_config, packaged_configs
 from rlrec.ppo.rewards import RewardFailure
 
 
@@ -183,36 +181,6 @@ def quiet_libraries() -> None:
     transformers.utils.logging.disable_progress_bar()
     for module in ("transformers", "trl", "peft", "accelerate"):
         warnings.filterwarnings("ignore", category=FutureWarning, module=module)
-
-
-def load_config(name: str) -> dict:
-    """The key-value pairs of a packaged configuration ("expctr/ml-100k") or of a YAML file.
-
-    Raises:
-        ValueError: no such configuration (the nearest name is suggested), or the file is no mapping.
-    """
-    folder = importlib.resources.files("recipes") / "configs"
-    path = folder / f"{name}.yaml"
-    path = Path(name) if name.endswith((".yaml", ".yml")) else path
-    if not path.is_file():
-        near = difflib.get_close_matches(name, packaged_configs(), 1)
-        hint = f"did you mean {near[0]!r}?" if near else f"packaged ones are {', '.join(packaged_configs())}."
-        raise ValueError(f"There is no configuration {name!r}; {hint}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no valid YAML ({' '.join(str(error).split())}).") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold 'key: value' lines.")
-    return values
-
-
-def packaged_configs() -> list[str]:
-    """Names of the configurations that ship with the recipes."""
-    folder = Path(str(importlib.resources.files("recipes") / "configs"))
-    return sorted(
-        str(path.relative_to(folder))[: -len(".yaml")].replace(os.sep, "/") for path in folder.rglob("*.yaml")
-    )
 
 
 def _check_known(key: str, known: Sequence[str], where: str) -> None:

@@ -124,7 +124,12 @@ def row_label(row: str) -> str:
     ('TRAIL without L_sup', 'TRAIL, LoRA rank 4', 'untuned LLM, few-shot')
     >>> row_label("seller_without_be"), row_label("ground_truth_intent_only")
     ('SELLER without behaviour', 'ground truth, intent sentence alone')
+    >>> row_label("expctr_aug@beta=0.01")
+    'ExpCTR-Aug, beta=0.01'
     """
+    if "@" in row:  # of several runs that make a row of one name
+        row, _, which = row.partition("@")
+        return f"{row_label(row)}, {which.replace('_', ' ')}"
     if row in HEURISTICS:
         return f"{HEURISTICS[row]} (heuristic)"
     base = row_base(row)

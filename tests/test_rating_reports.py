@@ -79,9 +79,14 @@ def test_printed_tables():
         "rmse": 0.1690,
         "mae": 0.1203,
         "auc": 0.7470,
+        "deviations": {"rmse": 0.0013, "mae": 0.0012, "auc": 0.0021},  # Table 15
     }
     assert paper_values("tripadvisor", "recpie")["peter"]["rmse"] == 0.1996
     assert paper_values("google-local", "recpie", 0.12)["recpie"]["mae"] == 0.2062
+    assert google["recpie@training_fraction=0.12"] == paper_values("google-local", "recpie", 0.12)["recpie"]
+    assert google["recpie@training_fraction=0.12"]["deviations"]["rmse"] == 0.0041
+    assert (google["peter"]["bleurt"], google["peter"]["deviations"]["bleurt"]) == (0.3792, 0.0004)  # Table 4
+    assert google["llm_direct"]["deviations"] == {"rmse": 0.0041, "mae": 0.0047, "auc": 0.0069}  # Table 7
     assert paper_values("yelp", "recpie", 0.3) == paper_values("yelp") == {}
     assert paper_values("ml-100k", "seller") == {}
     content = json.loads((Path(tables.__file__).parent / "recpie_tables.json").read_text())
