@@ -59,9 +59,7 @@ def draw(draw_to: Callable[[Path], Path | None], stem: Path, caption: str) -> li
     return [Drawn(caption, paths)] if None not in paths else []
 
 
-def table_figures(
-    table: PaperTable, cells: Sequence[Cell], dataset: str, output_dir: Path, name: str
-) -> list[Drawn]:
+def table_figures(table: PaperTable, cells: Sequence[Cell], dataset: str, output_dir: Path, name: str) -> list[Drawn]:
     """Draw all pictures that the run folders of one dataset have something for, into output_dir/figures."""
     done = [cell for cell in cells if cell.dataset == dataset and cell.status == "done" and cell.folder is not None]
     results = merged_results(table, done)
@@ -177,7 +175,7 @@ def _most_common(values: Sequence) -> object:
 def rank_values(
     results: Sequence[Mapping], metrics: Sequence[str] = ("hr@5", "hr@10", "ndcg@5", "ndcg@10")
 ) -> pl.DataFrame:
-    """What `parameter_lines` draws for the LoRA ranks of TRAIL (Figure 2c): rows trail_rank<r>, and trail with its own."""
+    """What `parameter_lines` draws for TRAIL's LoRA ranks (Figure 2c): rows trail_rank<r>, and trail with its own."""
     ranks = {row: int(match[1]) for record in results for row in record["rows"]
              if (match := re.fullmatch(r"trail_rank_?(\d+)", row))}  # fmt: skip
     own = results[0].get("details", {}).get("hyperparameters", {}).get("lora_r") if results else None

@@ -115,8 +115,8 @@ def _cases(folders: Sequence[Path]) -> dict[str, object] | None:
         for pair in CASE_STUDY_ROWS:
             if predictions is not None and {f"explanation_{row}" for row in pair} <= set(predictions.columns):
                 intro, cases = chosen_cases(predictions, *pair, count=CASES)
-                cases = [{"title": cut(title), "lines": [(n, cut(text)) for n, text in lines]} for title, lines in cases]
-                return {"intro": intro, "cases": cases}
+                told = [(cut(title), [(name, cut(text)) for name, text in lines]) for title, lines in cases]
+                return {"intro": intro, "cases": told}
     return None
 
 

@@ -268,7 +268,7 @@ def _because(reason: str | None) -> str:
 def sheet_markdown(sheet: Sheet) -> str:
     """A sheet as Markdown; whatever is not ours (reasons, captions) is escaped."""
     render = partial(Entry.rendered, escape=str, best="**{}**", second="<u>{}</u>")
-    body = [[label, *map(lambda entry: render(entry), entries)] for label, entries in sheet.body]
+    body = [[label, *(render(entry) for entry in entries)] for label, entries in sheet.body]
     parts = [f"## {markdown_escape(sheet.title)}", markdown_table(sheet.header, body)]
     if sheet.gains[1]:
         parts.append(markdown_table(*sheet.gains))
@@ -287,7 +287,7 @@ def markdown_escape(text: str) -> str:
 def sheet_latex(sheet: Sheet) -> str:
     """A sheet as a table for booktabs, the notes below it in small print."""
     render = partial(Entry.rendered, escape=latex_escape, best=r"\textbf{{{}}}", second=r"\underline{{{}}}")
-    body = [[latex_escape(label), *map(lambda entry: render(entry), entries)] for label, entries in sheet.body]
+    body = [[latex_escape(label), *(render(entry) for entry in entries)] for label, entries in sheet.body]
     text = latex_table([latex_escape(name) for name in sheet.header], body, sheet.title, escape=str)
     gains = [" ".join([line[0], *(f"{name} {value}" for name, value in zip(sheet.gains[0][1:], line[1:]))])
              for line in sheet.gains[1]]  # fmt: skip
