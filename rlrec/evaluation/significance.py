@@ -1,8 +1,8 @@
 """How sure a difference is: bootstrap intervals of AUC, RMSE and means, spread over seeds, paired tests.
 
-AUC is computed for all resamples at once from rank sums: a resample is a vector of how often each row was drawn, and
-its AUC is a weighted count of (positive above negative) pairs along the sorted scores. 2,000 resamples of 2,000 rows
-take well under a second.
+AUC is computed for all resamples at once: a resample is a vector of how often each row was drawn, and its AUC is a
+weighted count of (positive above negative) pairs along the sorted scores. 2,000 resamples of 2,000 rows take well
+under a second.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,15 +24,18 @@ def weighted_auc(labels, scores, weights) -> np.ndarray:
     [0.5, 1.0]
     """
     labels, scores, weights = np.asarray(labels), np.asarray(scores, dtype=float), np.asarray(weights, dtype=float)
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # first position of each run of equal scores
-    drawn = weights[:, order]
-    positives = np.add.reduceat(drawn * (labels[order] == 1), starts, axis=1)
-    negatives = np.add.reduceat(drawn * (labels[order] == 0), starts, axis=1)
-    negatives_below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+    # How many of the sorted negatives lie below each positive, and below it or level with it.
+    below, level = (np.searchsorted(scores[negatives], scores[positives], side) for side in ("left", "right"))
+    sums = np.zeros((len(weights), len(negatives) + 1))
+    np.cumsum(np.take(weights, negatives, axis=1), axis=1, out=sums[:, 1:])
+    drawn = np.take(weights, positives, axis=1)
+    won = np.einsum("rp,rp->r", drawn, np.take(sums, below, axis=1))
+    if not np.array_equal(below, level):
+        won = (won + np.einsum("rp,rp->r", drawn, np.take(sums, level, axis=1))) / 2
     with np.errstate(invalid="ignore"):
-        return (positives * negatives_below).sum(axis=1) / pairs
+        return won / (drawn.sum(axis=1) * sums[:, -1])
 
 
 def resample_counts(count: int, resamples: int, rng: np.random.Generator, clusters=None) -> np.ndarray:

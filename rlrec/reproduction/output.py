@@ -254,9 +254,12 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
         for entry in cells:
             if entry.status == status:
                 reasons.setdefault((entry.row, entry.reason), []).append(entry.seed)
+        alike: dict[tuple[tuple[int, ...], str | None], list[str]] = {}
         for (row, reason), of_seeds in reasons.items():
-            which = f"seed{'s' if len(of_seeds) > 1 else ''} {', '.join(map(str, sorted(of_seeds)))}"
-            notes.append(f"{told}: {row_label(row)}, {which}{_because(reason)}")
+            alike.setdefault((tuple(sorted(of_seeds)), reason), []).append(row_label(row))
+        for (of_seeds, reason), rows in alike.items():
+            which = f"seed{'s' if len(of_seeds) > 1 else ''} {', '.join(map(str, of_seeds))}"
+            notes.append(f"{told}, {which}: {'; '.join(rows)}{_because(reason)}")
     return [*notes, *table.footnotes]
 
 

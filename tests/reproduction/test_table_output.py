@@ -54,8 +54,8 @@ def test_what_is_missing_is_told(cells):
     )
     notes = "\n".join(sheet.notes)
     assert "Not implemented: dien (no <weights> | *here*)." in notes
-    assert "Failed: FM, seed 2 (exit status 1: <script>" in notes
-    assert "Missing: FM, seed 3." in notes
+    assert "Failed, seed 2: FM (exit status 1: <script>" in notes
+    assert "Missing, seed 3: FM." in notes
     assert "fewer than the 3 asked for" in notes
     assert sheet.notes[-1] == "Grid: learning rate 1e-3 & 1e-2."
     alone = make_sheet(
