@@ -89,7 +89,7 @@ def table_figures(table: PaperTable, cells: Sequence[Cell], dataset: str, output
     add("groups", f"HR@10 by group of items on {dataset}; compare within a group",
         lambda path: group_bars(summary, path, rows=("sasrec", "pare", "llm", "trail")))  # fmt: skip
     ranks = rank_values(results)
-    add("ranks", f"LoRA rank on {dataset}", lambda path: parameter_lines(ranks, path, "metric"))
+    add("ranks", f"LoRA rank on {dataset}", lambda path: parameter_lines(ranks, path, "accuracy ↑"))
     add("ablations", f"SELLER without its parts on {dataset}", lambda path: ablation_bars(summary, path))
     settings = sensitivity(list(dict.fromkeys(cell.folder for cell in done)))
     add("sensitivity", f"AUC by KL penalty and reward bound on {dataset}",
@@ -100,12 +100,13 @@ def table_figures(table: PaperTable, cells: Sequence[Cell], dataset: str, output
 def merged_results(table: PaperTable, done: Sequence[Cell]) -> list[dict]:
     """One record per seed, as `rlrec.tables.summarise` takes it: a row of the table from the folder of its cell, and
     what that folder has beside the table (ablations, groups of items), the reference's folder first."""
-    order = sorted(done, key=lambda cell: cell.row != table.reference)
+    names = {row.name for row in table.rows}
     merged: dict[int, dict] = {}
-    for cell in order:
+    for cell in sorted(done, key=lambda cell: cell.row != table.reference):
         record = read_results(cell.folder)
         own = merged.setdefault(cell.seed, {**record, "system": table.system, "dataset": cell.dataset, "rows": {}})
-        own["rows"] = {**record["rows"], **own["rows"], cell.row: record["rows"].get(cell.row, cell.values)}
+        beside = {row: metrics for row, metrics in record["rows"].items() if row not in names}
+        own["rows"] = {**beside, **own["rows"], cell.row: record["rows"].get(cell.row, cell.values)}
     return [merged[seed] for seed in sorted(merged)]
 
 
@@ -276,7 +277,7 @@ def ablation_bars(
                                  ha="center", va="bottom", fontsize=8, color=INK, zorder=5)  # fmt: skip
             text.set_path_effects([withStroke(linewidth=3, foreground="white")])
         axis.axhline(lines[whole, metric]["mean"], color=MUTED, linewidth=1.1, linestyle=DASHES[1], zorder=3)
-        names = [row_label(row).replace(f"{row_label(whole)} without ", "without\n") for row in (whole, *rows)]
+        names = [row_label(row).removeprefix(f"{row_label(whole)} ").replace(" ", "\n") for row in (whole, *rows)]
         axis.set_xticks(np.arange(len(names)), names)
         axis.set_title(metric_label(metric, arrow=True), color=INK, fontsize=11, loc="left", pad=8)
         plain_axes(axis, "y")

@@ -156,7 +156,7 @@ def _runs(cells: Sequence[Cell], records: Mapping[Path, Mapping]) -> list[list[s
         seconds = record.get("wall_time_s")
         memory = record.get("peak_memory_bytes", {}).get("process")
         lines.append([
-            ", ".join(rows), record["dataset"], str(record["seed"]),
+            "; ".join(rows), record["dataset"], str(record["seed"]),
             "–" if seconds is None else cell(seconds / 60, None, 1),
             "–" if memory is None else f"{memory / 2**30:.1f} GiB", record.get("command", "–"),
         ])  # fmt: skip

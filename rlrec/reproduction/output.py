@@ -147,7 +147,8 @@ def _own_entries(
     for row in table.rows:
         line = lines.get((row.name, metric))
         if line is None:
-            entries.append(Entry(_why_empty(row, cells)))
+            # said once in a row
+            entries.append(Entry(_why_empty(row, cells) if metric == table.metrics[0] else ABSENT))
             continue
         marks = [f"(n={line['seeds']})"] if line["seeds"] < line["asked"] else []
         if line["p_holm"] is not None and line["p_holm"] < LEVEL:
@@ -160,9 +161,9 @@ def _why_empty(row: Row, cells: Sequence[Cell]) -> str:
     if row.run is None:
         return "not implemented"
     states = {cell.status for cell in cells if cell.row == row.name}
-    return next((state for state in ("done", "failed", "not implemented") if state in states), "missing").replace(
-        "done", ABSENT
-    )
+    if "done" in states:  # and has no such metric
+        return ABSENT
+    return next((state for state in ("failed", "not implemented") if state in states), "missing")
 
 
 def _paper_entries(table: PaperTable, metric: str, printed: Mapping[str, tuple[float, float | None]]) -> list[Entry]:
@@ -241,11 +242,15 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
     notes = [f"{several}. Bold: best of a column; underlined: second best, by the digits printed."]
     if len(found.filter(pl.col("seeds") < pl.col("asked"))):
         notes.append(f"(n=k): the value rests on k seeds, fewer than the {seeds} asked for.")
-    if found["p_value"].is_not_null().any():
+    tested = set(found.filter(pl.col("p_value").is_not_null())["metric"])
+    if tested:
         notes.append(
             f"{BETTER} better, {WORSE} worse than {row_label(table.reference)}, p < .05: bootstrap of the difference "
-            "over test users, adjusted by Holm's method over the rows."
+            "over test users, adjusted by Holm's method over the rows. It tells how sure the difference between these "
+            "trained models is, not that of another training; that is in the deviation."
         )
+        if untested := [metric_label(metric) for metric in table.metrics if metric not in tested]:
+            notes.append(f"Not tested, since runs keep no value of each user: {', '.join(untested)}.")
     if with_paper:
         notes.append("Paper: as printed there, on its own samples and with its own language models.")
     notes += [f"Not implemented: {row_label(row.name)}{_because(row.reason)}" for row in table.rows if row.run is None]

@@ -41,7 +41,7 @@ def test_markdown_by_hand(cells):
     assert lines[2] == ["FM", "<u>0.5000 ± 0.0000</u> (n=2)", "0.5176", "0.6250 ± 0.0000 (n=2)", "0.6950"]
     deepfm = ["<u>0.5000 ± 0.0000</u> ▼", "0.5222", "<u>0.6000 ± 0.0000</u> ▼", "<u>0.6924</u>"]
     assert lines[3] == ["DeepFM", *deepfm]
-    assert lines[4][1:] == ["not implemented", "<u>0.5231</u>", "not implemented", "0.7353"]
+    assert lines[4][1:] == ["not implemented", "<u>0.5231</u>", "–", "0.7353"]
     assert lines[5][1:] == ["**0.6000 ± 0.0000**", "**0.6173**", "**0.5000 ± 0.0000**", "**0.6715**"]
     assert lines[6] == ["ExpCTR-Aug over DeepFM", "AUC", "LogLoss"]
     assert lines[8] == ["here", "+20.0 ± 0.0 %", "+16.7 ± 0.0 %"]
@@ -151,7 +151,7 @@ def test_a_table_without_any_run(tmp_path):
     written = write_table(clicks_table(), [Cell("fm", "ml-100k", 0, "missing", {}, None)], tmp_path, 1, pictures=False)
     assert [path.suffix for path in written] == [".md", ".csv", ".tex", ".html"]
     assert "No run is finished." in written[-1].read_text()
-    assert table_lines(written[0].read_text())[2] == ["FM", "missing", "missing"]
+    assert table_lines(written[0].read_text())[2] == ["FM", "missing", "–"]
 
 
 def test_rows_are_looked_up_by_the_papers_name(tmp_path):
