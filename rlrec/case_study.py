@@ -32,6 +32,18 @@ def case_study(
         before, after: row names.
         count: cases; `count` and `seed` do not matter for rankings.
     """
+    intro, cases = chosen_cases(predictions, before, after, count, seed)
+    parts = [
+        f"### {number}. {shortened(title)}\n\n{_case_table(lines)}"
+        for number, (title, lines) in enumerate(cases, start=1)
+    ]
+    return "\n\n".join(["## Case study", intro, *parts]) + "\n"
+
+
+def chosen_cases(
+    predictions: pl.DataFrame, before: str, after: str, count: int = 6, seed: int = 0
+) -> tuple[str, list[tuple[str, Lines]]]:
+    """How the cases of `case_study` were chosen, and of each its title and lines (name, text); nothing is escaped."""
     kinds = ("explanation", "score") if "popularity" in predictions.columns else ("explanation",)
     missing = [
         f"{kind}_{row}" for row in (before, after) for kind in kinds if f"{kind}_{row}" not in predictions.columns
@@ -39,13 +51,10 @@ def case_study(
     if missing:
         raise ValueError(f"predictions.parquet has no column {missing[0]}; write it with write_predictions.")
     if "popularity" in predictions.columns:
-        intro, cases = _ranked_cases(predictions, before, after)
-    elif "label" not in predictions.columns:
-        intro, cases = _sequence_cases(predictions, (before, after), count, seed)
-    else:
-        intro, cases = _drawn_cases(predictions, before, after, count, seed)
-    parts = [f"### {number}. {title}\n\n{_case_table(lines)}" for number, (title, lines) in enumerate(cases, start=1)]
-    return "\n\n".join(["## Case study", intro, *parts]) + "\n"
+        return _ranked_cases(predictions, before, after)
+    if "label" not in predictions.columns:
+        return _sequence_cases(predictions, (before, after), count, seed)
+    return _drawn_cases(predictions, before, after, count, seed)
 
 
 def shortened(text: str) -> str:
@@ -54,7 +63,12 @@ def shortened(text: str) -> str:
     >>> shortened("a | <b>\\n c")
     'a \\\\| &lt;b> c'
     """
-    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
+    return cut(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def cut(text: str) -> str:
+    """Any text as one line of at most LONGEST_CELL characters and an ellipsis."""
+    text = " ".join(str(text).split())
     return text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL].rstrip() + " …"
 
 
@@ -82,7 +96,7 @@ def _drawn_cases(
             score = case.get(f"score_{name}")
             predicted = "" if score is None else f" (score {score:.2f})"
             lines.append((f"{row_label(name)}{predicted}", case[f"explanation_{name}"]))
-        cases.append((shortened(case.get("title") or case["item_id"]), lines))
+        cases.append((str(case.get("title") or case["item_id"]), lines))
     return (
         f"{len(cases)} test samples drawn at random (seed {seed}), liked and disliked in turn, none picked by hand.",
         cases,
@@ -101,7 +115,7 @@ def _sequence_cases(
         lines = [("newest of the history", ", ".join(titles[-TITLES_SHOWN:]) or "none")]
         lines += [("true reasons", ", ".join(case["reasons"]))] if case.get("reasons") else []
         lines += [(row_label(row), case[f"explanation_{row}"]) for row in rows]
-        cases.append((shortened(case.get("title") or case["item_id"]), lines))
+        cases.append((str(case.get("title") or case["item_id"]), lines))
     return f"{len(cases)} test samples drawn at random (seed {seed}), none picked by hand.", cases
 
 
@@ -150,7 +164,7 @@ def _ranked_cases(predictions: pl.DataFrame, before: str, after: str) -> tuple[s
                 text = case[f"explanation_{name}"] or "no explanation that could be read"
                 lines.append((f"{row_label(name)} ({told})", text))
             title = f"{kind}: {case.get('title') or case['item_id']} (window {case['window']})"
-            cases.append((shortened(title), lines))
+            cases.append((title, lines))
     intro = (
         f"None picked by hand: of the test windows the most popular cold item (fewer than {COLD_USERS} users before), "
         "the most popular warm ones with increasing and with decreasing popularity, and of the others the one where "

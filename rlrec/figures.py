@@ -1,6 +1,6 @@
 """Pictures from results: AUC of every row, RMSE beside AUC, HR@10 beside NDCG@10, and HR@10 by group of items.
 
-Needs the `plot` extra. Nothing here opens a window: figures are drawn on matplotlib's Agg canvas and saved as PNG.
+Needs the `plot` extra. Nothing here opens a window: figures are drawn without a screen and saved as PNG or PDF.
 """
 
 import os
@@ -14,6 +14,7 @@ from rlrec.row_names import HEURISTICS, UPPER_BOUND, row_base, row_label
 from rlrec.tables import RANKINGS, UTILITY, groups_of, metric_label
 
 try:
+    from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -292,10 +293,15 @@ def plain_axes(axis, grid: str) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> Path:
-    """Write the figure as PNG, whole or not at all."""
+    """Write the figure whole or not at all: as PDF where the name says so, else as PNG."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    figure.savefig(temporary, format="png", dpi=150, facecolor="white")
+    if path.suffix == ".pdf":
+        # Letters as TrueType, which publishers ask for, and no date, so that the same data give the same file.
+        with rc_context({"pdf.fonttype": 42}):
+            figure.savefig(temporary, format="pdf", facecolor="white", metadata={"CreationDate": None})
+    else:
+        figure.savefig(temporary, format="png", dpi=150, facecolor="white")
     os.replace(temporary, path)
     return path

@@ -5,7 +5,7 @@ SELLER it is what explanations are worth. The paper's values stand beside a row 
 (`rlrec.paper_values`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -285,9 +285,17 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([joined(lines[0]), joined(rule), *map(joined, lines[1:])])
 
 
-def latex_table(header: Sequence[str], body: Sequence[Sequence[str]], caption: str) -> str:
-    """A LaTeX table in the style of the booktabs package, every special character escaped."""
-    lines = [" & ".join(map(latex_escape, line)) + r" \\" for line in (header, *body)]
+def latex_table(
+    header: Sequence[str], body: Sequence[Sequence[str]], caption: str, escape: Callable[[str], str] | None = None
+) -> str:
+    """A LaTeX table in the style of the booktabs package.
+
+    Args:
+        header, body, caption: text.
+        escape: makes LaTeX of a cell; None: `latex_escape`. The caption is escaped in any case.
+    """
+    escape = escape or latex_escape
+    lines = [" & ".join(map(escape, line)) + r" \\" for line in (header, *body)]
     return "\n".join(
         [
             r"\begin{table}",
@@ -312,6 +320,7 @@ def latex_escape(text: str) -> str:
     50 \% of a\_b $\pm$ 1
     """
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-               "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≥": r"$\geq$", "≤": r"$\leq$"}  # fmt: skip
+               "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≥": r"$\geq$", "≤": r"$\leq$",
+               "▲": r"$^{\bigtriangleup}$", "▼": r"$^{\bigtriangledown}$"}  # fmt: skip
     special |= {character: f"\\{character}" for character in "&%$#_{}"} | {"–": "--"}
     return "".join(special.get(character, character) for character in text)

@@ -1,9 +1,11 @@
 """How sure a difference is: bootstrap intervals of AUC, RMSE and means, spread over seeds, paired tests.
 
-AUC is computed for all resamples at once from rank sums: a resample is a vector of how often each row was drawn, and
-its AUC is a weighted count of (positive above negative) pairs along the sorted scores. 2,000 resamples of 2,000 rows
-take well under a second.
+AUC is computed for all resamples at once: a resample is a vector of how often each row was drawn, and its AUC is a
+weighted count of (positive above negative) pairs along the sorted scores. 2,000 resamples of 2,000 rows take well
+under a second.
 """
+
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import stats
@@ -22,15 +24,18 @@ def weighted_auc(labels, scores, weights) -> np.ndarray:
     [0.5, 1.0]
     """
     labels, scores, weights = np.asarray(labels), np.asarray(scores, dtype=float), np.asarray(weights, dtype=float)
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))  # first position of each run of equal scores
-    drawn = weights[:, order]
-    positives = np.add.reduceat(drawn * (labels[order] == 1), starts, axis=1)
-    negatives = np.add.reduceat(drawn * (labels[order] == 0), starts, axis=1)
-    negatives_below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    positives, negatives = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
+    negatives = negatives[np.argsort(scores[negatives], kind="stable")]
+    # How many of the sorted negatives lie below each positive, and below it or level with it.
+    below, level = (np.searchsorted(scores[negatives], scores[positives], side) for side in ("left", "right"))
+    sums = np.zeros((len(weights), len(negatives) + 1))
+    np.cumsum(np.take(weights, negatives, axis=1), axis=1, out=sums[:, 1:])
+    drawn = np.take(weights, positives, axis=1)
+    won = np.einsum("rp,rp->r", drawn, np.take(sums, below, axis=1))
+    if not np.array_equal(below, level):
+        won = (won + np.einsum("rp,rp->r", drawn, np.take(sums, level, axis=1))) / 2
     with np.errstate(invalid="ignore"):
-        return (positives * negatives_below).sum(axis=1) / pairs
+        return won / (drawn.sum(axis=1) * sums[:, -1])
 
 
 def resample_counts(count: int, resamples: int, rng: np.random.Generator, clusters=None) -> np.ndarray:
@@ -186,6 +191,35 @@ def resampled_sums(columns, users=None, resamples: int = 2000, seed: int = 0) ->
     return np.concatenate(parts)
 
 
+def user_resamples(users: Sequence[Sequence], resamples: int = 2000, seed: int = 0) -> Iterator[list[np.ndarray]]:
+    """Bootstrap resamples of the users of several seeds: of each seed, how often each of its samples is drawn.
+
+    A statistic of several seeds is the mean over seeds of what each seed's samples give, on the same resample. A user
+    is drawn with all samples of all seeds, so that five seeds on one test set count as one test set; where seeds have
+    no user in common, this is resampling within each seed.
+
+    Args:
+        users: of each seed, the user of each sample (N_s,).
+        resamples: in all.
+        seed: of the resampling.
+
+    Yields:
+        Some of the resamples at a time, of each seed (R', N_s) as floats.
+
+    >>> [(weights,)] = user_resamples([["u", "u", "v"]], resamples=1)
+    >>> weights.shape, bool(weights[0, 0] == weights[0, 1]), float(weights[0, 1:].sum())
+    ((1, 3), True, 2.0)
+    """
+    names = np.concatenate([np.asarray(own, dtype=str) for own in users])
+    clusters = np.unique(names, return_inverse=True)[1]
+    cuts = np.cumsum([len(own) for own in users])[:-1]
+    rng = np.random.default_rng(seed)
+    chunk = max(1, CHUNK_ELEMENTS // len(names))
+    for start in range(0, resamples, chunk):
+        counts = resample_counts(len(names), min(chunk, resamples - start), rng, clusters)
+        yield [part.astype(float) for part in np.split(counts, cuts, axis=1)]
+
+
 def percentile_interval(values, confidence: float = 0.95) -> dict[str, float]:
     """low, high and p_value of a statistic from its resamples (R,); those that are not finite are left out.
 
@@ -238,3 +272,35 @@ def paired_tests(values_a, values_b) -> dict[str, float]:
         "t_p_value": p_value,
         "wilcoxon_p_value": float(stats.wilcoxon(b, a).pvalue),
     }
+
+
+def holm(p_values) -> np.ndarray:
+    """Holm's step-down adjustment: p-values (T,) of T tests -> (T,), to be held against the same level as one test.
+
+    The smallest is multiplied by T, the next by T - 1 and so on; none may fall below a smaller one's, or exceed 1.
+
+    >>> holm([0.01, 0.04, 0.03]).round(2).tolist()
+    [0.03, 0.06, 0.06]
+    """
+    p_values = np.asarray(p_values, dtype=float)
+    order = np.argsort(p_values)
+    adjusted = np.empty_like(p_values)
+    stepped = p_values[order] * np.arange(len(p_values), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted
+
+
+def standardised_difference(differences) -> float:
+    """Cohen's d_z: mean of paired differences (N,) by their sample deviation (n - 1).
+
+    It is the effect size of the paired design: unlike Cliff's delta it uses the pairing, and unlike a p-value it does
+    not grow with N. Differences that are all equal give 0 or an infinity.
+
+    >>> standardised_difference([1.0, 3.0]), standardised_difference([0.0, 0.0])
+    (1.4142135623730951, 0.0)
+    """
+    differences = np.asarray(differences, dtype=float)
+    mean, deviation = differences.mean(), differences.std(ddof=1)
+    if deviation == 0:
+        return float(np.copysign(np.inf, mean)) if mean else 0.0
+    return float(mean / deviation)

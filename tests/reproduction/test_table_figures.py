@@ -1,0 +1,60 @@
+"""Pictures of reproduced tables, and the numbers they draw."""
+
+import math
+
+import polars as pl
+import pytest
+
+from rlrec import results, tables
+
+figures = pytest.importorskip("rlrec.reproduction.figures")
+
+
+def write(folder, seed, beta, clip, auc):
+    hyperparameters = {"beta": beta, "reward_clip": clip}
+    rows = {"expctr_aug": {"auc": auc}}
+    results.write_results(folder, system="expctr", dataset="d", seed=seed, rows=rows,
+                          details={"hyperparameters": hyperparameters})  # fmt: skip
+    return folder
+
+
+def test_sensitivity_by_hand(tmp_path):
+    runs = [(0, 0.05, 1.0, 0.6), (1, 0.05, 1.0, 0.7), (0, 0.5, 1.0, 0.5), (0, 0.05, 5.0, 0.55), (0, 0.5, 5.0, 0.1)]
+    folders = [write(tmp_path / str(number), *run) for number, run in enumerate(runs)]
+    found = figures.sensitivity(folders)
+    # The last run differs from the usual settings in both, so it is in neither line.
+    assert found.select("parameter", "value", "seeds").rows() == [
+        ("KL penalty β", 0.05, 2), ("KL penalty β", 0.5, 1), ("reward bound δ", 1.0, 2), ("reward bound δ", 5.0, 1),
+    ]  # fmt: skip
+    assert found["mean"].to_list() == pytest.approx([0.65, 0.5, 0.65, 0.55])
+    assert found["sd"].to_list()[:2] == [pytest.approx(0.1 / math.sqrt(2)), None]
+    assert figures.sensitivity(folders[:2]).is_empty()
+    assert figures.sensitivity([]).is_empty()
+
+
+def test_ranks_by_hand():
+    record = {"rows": {"trail_rank4": {"hr@10": 0.3}, "trail_rank16": {"hr@10": 0.2}, "trail": {"hr@10": 0.4}}}
+    record["details"] = {"hyperparameters": {"lora_r": 8}}
+    found = figures.rank_values([record])
+    assert found.sort("value").select("value", "mean").rows() == [(4.0, 0.3), (8.0, 0.4), (16.0, 0.2)]
+    assert figures.rank_values([{"rows": {"trail": {"hr@10": 0.4}}}]).is_empty()
+
+
+def test_lines_and_bars_as_png_and_pdf(tmp_path):
+    lines = pl.DataFrame(
+        [("KL penalty β", 0.01 * step, name, 0.6 + 0.01 * step, 0.01, 3) for step in (1, 5) for name in ("A", "B")],
+        schema=figures.PARAMETER_SCHEMA, orient="row",
+    )  # fmt: skip
+    (drawn,) = figures.draw(lambda path: figures.parameter_lines(lines, path, "AUC ↑"), tmp_path / "a.b", "caption")
+    assert [path.name for path in drawn.paths] == ["a.b.png", "a.b.pdf"]
+    rows = {"seller": {"recall@10": 0.5, "ndcg@10": 0.3}, "seller_without_be": {"recall@10": 0.4, "ndcg@10": 0.2}}
+    records = [{"system": "seller", "dataset": "d", "seed": seed, "rows": rows} for seed in range(2)]
+    summary = tables.summarise(records)
+    (bars,) = figures.draw(lambda path: figures.ablation_bars(summary, path), tmp_path / "bars", "caption")
+    for png, pdf in (drawn.paths, bars.paths):
+        assert png.read_bytes().startswith(b"\x89PNG")
+        assert pdf.read_bytes().startswith(b"%PDF")
+    assert figures.draw(lambda path: figures.parameter_lines(lines.clear(), path), tmp_path / "none", "") == []
+    only = summary.filter(pl.col("row") == "seller")
+    assert figures.draw(lambda path: figures.ablation_bars(only, path), tmp_path / "none", "") == []
+    assert not list(tmp_path.glob("none*"))
