@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rlrec.configs import load_config
-from rlrec.reproduction.tables import Cell, PaperTable, Row, Run
+from rlrec.reproduction.tables import Cell, PaperTable, Row, Run, result_row
 from rlrec.results import read_results
 
 # Options that add rows to a finished run; the recipes take them up where they were (`Run.evaluation`).
@@ -274,15 +274,6 @@ class Request:
         else:  # a resumed run's time is that of its last process: the longest is the likeliest to be whole
             minutes = max(times, default=max(described, default=None))
         return minutes, max([*memory, DEFAULT_MEMORY])
-
-
-def result_row(row: str) -> str:
-    """A row's name in results.json.
-
-    >>> result_row("expctr_aug@beta=0.01"), result_row("fm")
-    ('expctr_aug', 'fm')
-    """
-    return row.partition("@")[0]
 
 
 def merged(options: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:

@@ -32,7 +32,7 @@ from rlrec.evaluation.significance import (
     user_resamples,
     weighted_auc,
 )
-from rlrec.reproduction.tables import Cell, PaperTable
+from rlrec.reproduction.tables import Cell, PaperTable, result_row
 from rlrec.results import read_predictions, read_users
 from rlrec.tables import LOWER_IS_BETTER
 
@@ -184,12 +184,13 @@ def read_samples(table: PaperTable, cells: Iterable[Cell]) -> SeedSamples | None
     for folder, names in rows.items():
         frame = read_predictions(folder) if predicted else read_users(folder)
         prefixes = ("score",) if predicted else table.metrics
-        columns = [f"{prefix}_{name}" for prefix in prefixes for name in names]
-        if frame is not None and (columns := [column for column in columns if column in frame.columns]):
+        columns = {f"{prefix}_{name}": f"{prefix}_{result_row(name)}" for prefix in prefixes for name in names}
+        columns = {} if frame is None else {new: own for new, own in columns.items() if own in frame.columns}
+        if columns:
             keys = [key for key in KEYS if key in frame.columns]
             truth = [column for column in TRUTH if predicted and column in frame.columns]
             occurrence = pl.int_range(pl.len()).over(keys).alias("occurrence")
-            parts[folder] = frame.select(*keys, occurrence, *truth, *columns)
+            parts[folder] = frame.select(*keys, occurrence, *truth, **{n: pl.col(c) for n, c in columns.items()})
     if not parts:
         return None
     frame = _joined(parts)

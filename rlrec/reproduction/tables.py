@@ -94,3 +94,12 @@ class Cell:
     values: Mapping[str, float | None]
     folder: Path | None
     reason: str | None = None
+
+
+def result_row(row: str) -> str:
+    """A row's name in results.json.
+
+    >>> result_row("expctr_aug@beta=0.01"), result_row("fm")
+    ('expctr_aug', 'fm')
+    """
+    return row.partition("@")[0]
