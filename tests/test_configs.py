@@ -8,6 +8,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 
 from rlrec.arguments import DataArguments, PolicyArguments, load_config, packaged_configs, parse_arguments
+from rlrec.baselines import BaselineArguments
 from rlrec.data import DATASETS
 from rlrec.data.prepare import prepare
 from rlrec.expctr import ExpCTRArguments
@@ -18,6 +19,7 @@ from rlrec.trail import TRAILArguments, TRAILConfig
 
 ROOT = Path(__file__).parents[1]
 DATACLASSES = {
+    "baselines": (BaselineArguments, ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig),
     "expctr": (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig),
     "recpie": (RecPIEArguments, DataArguments, PolicyArguments, PPOConfig),
     "trail": (TRAILArguments, DataArguments, PolicyArguments, TRAILConfig),
@@ -28,7 +30,7 @@ RECPIE = ("recpie/google-local", "recpie/yelp", "recpie/tripadvisor", "recpie/am
 TRAIL = ("trail/amazon-baby", "trail/amazon-beauty", "trail/douban-movies")
 SELLER = ("seller/yelp", "seller/kuairec")
 EMBEDDED = (
-    *("expctr/simulated", "expctr/smoke", "expctr/ml-100k"),
+    *("expctr/simulated", "expctr/smoke", "expctr/ml-100k", "expctr/book-crossing-embedded", "baselines/smoke"),
     *("recpie/simulated", "recpie/smoke", "recpie/ml-100k", "recpie/amazon-gift-cards"),
     *("trail/simulated", "trail/smoke", "trail/ml-100k"),
     *("seller/simulated", "seller/smoke", "seller/ml-100k"),
@@ -64,7 +66,7 @@ def test_checkpoints_fall_between_rollouts(name):
 
 @pytest.mark.parametrize("name", packaged_configs())
 def test_datasets_exist_and_folders_differ(name):
-    _, data, _, ppo = parsed(name)
+    *_, data, _, ppo = parsed(name)
     assert data.dataset in DATASETS
     assert ppo.output_dir == "runs/" + name.replace("/", "-")
 
@@ -131,7 +133,7 @@ def test_sellers_settings(name):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded_configurations_need_no_network_and_no_gpu(name):
-    system, _, policy, ppo = parse_arguments(DATACLASSES[name.split("/")[0]], name, ["--config", name])
+    *_, system, _, policy, ppo = parse_arguments(DATACLASSES[name.split("/")[0]], name, ["--config", name])
     assert (policy.model_name_or_path, ppo.bf16) == ("tiny", False)
     assert system.encoder in ("policy", "policy_words")
 

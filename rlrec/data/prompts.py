@@ -67,6 +67,26 @@ class PromptTemplate:
             f"Whether the user will like the target {domain} target:"
         )
 
+    def question(self, row: Mapping) -> str | list[dict]:
+        """TALLRec's prompt, to be answered by Yes or No: history and target, and no explanation (Bao et al., 2023).
+
+        >>> row = {"history_titles": ["Heat", "Antz"], "history_labels": [1, 0], "title": "Speed"}
+        >>> print(PromptTemplate(domain="film").question(row))
+        Given the user's preference and unpreference, identify whether the user will like the target film by answering
+        "Yes." or "No."
+        User preference: "Heat"
+        User unpreference: "Antz"
+        Whether the user will like the target film "Speed":
+        """
+        if self.style == "compact":
+            return self._wrap(f"{compact_context(row, self.history_categories)} answer")
+        domain, (liked, disliked) = self.domain, (_quoted(row, polarity) for polarity in (1, 0))
+        return self._wrap(
+            f"Given the user's preference and unpreference, identify whether the user will like the target {domain} "
+            f'by answering "Yes." or "No."\nUser preference: {liked}\nUser unpreference: {disliked}\n'
+            f'Whether the user will like the target {domain} "{row["title"]}":'
+        )
+
     def dataset(self, samples: pl.DataFrame) -> Dataset:
         """All columns of `samples`, with `prompt` and `category_words`, as TRL's trainers want them."""
         return Dataset.from_list(self.rows(samples))

@@ -77,24 +77,9 @@ class RecPIERun(RecPIERows):
         self.check_reward_weights(arguments.reward_funcs)
         if "direct" in arguments.robustness and policy.model_name_or_path == "tiny":
             raise ValueError("robustness names 'direct', but the embedded policy knows no ratings: leave it out.")
-        self.prepared = load_prepared(data, self.seed, self.state.print)
+        self.prepared, self.samples = load_samples(arguments, data, self.seed, self.state.print)
         scale = tuple(self.prepared.metadata["rating_scale"])
         self.stars = scale[1] - scale[0]
-        self.samples = recpie_samples(
-            self.prepared.interactions,
-            self.prepared.items,
-            rating_scale=scale,
-            threshold=4.0 if data.threshold is None else data.threshold,
-            label_rule=data.label_rule or "ge",
-            history_length=data.history_length,
-            min_history=data.min_history,
-            num_samples=data.num_samples,
-            training_fraction=arguments.training_fraction,
-            seed=self.seed,
-        )
-        shares = pl.Series("category_share", [category_share(row) for row in self.samples.iter_rows(named=True)])
-        self.samples = self.samples.with_columns(shares)
-        self.state.print(describe_samples(self.prepared, self.samples))
         self.data = self._split_data(use_history=True)
         self._check_sizes()
         self.claim_folder()
@@ -345,3 +330,24 @@ def _policy_loss(log_history: list[dict]) -> float:
     rewards = [record[name] for record in log_history if name in record]
     last = rewards[-max(1, len(rewards) // 4) :]
     return 1.0 - float(np.mean(last))
+
+
+def load_samples(arguments: RecPIEArguments, data: DataArguments, seed: int, progress=print):
+    """The prepared dataset that the arguments name, and RecPIE's samples drawn from it."""
+    prepared = load_prepared(data, seed, progress)
+    samples = recpie_samples(
+        prepared.interactions,
+        prepared.items,
+        rating_scale=tuple(prepared.metadata["rating_scale"]),
+        threshold=4.0 if data.threshold is None else data.threshold,
+        label_rule=data.label_rule or "ge",
+        history_length=data.history_length,
+        min_history=data.min_history,
+        num_samples=data.num_samples,
+        training_fraction=arguments.training_fraction,
+        seed=seed,
+    )
+    shares = pl.Series("category_share", [category_share(row) for row in samples.iter_rows(named=True)])
+    samples = samples.with_columns(shares)
+    progress(describe_samples(prepared, samples))
+    return prepared, samples

@@ -72,13 +72,19 @@ class PETER(nn.Module):
         unseen[0, 1] = False  # the user sees the item
         self.register_buffer("unseen", unseen)
 
-    def forward(self, user: Tensor, item: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of the word after each of `words` (B, L), which begin with <s>: (B, L, V); of any word: (B, V)."""
+    def states(self, user: Tensor, item: Tensor, words: Tensor) -> Tensor:
+        """States (B, L + 2, dim) of user, item and `words` (B, L)."""
         length = words.shape[1] + 2
         x = torch.cat([self.users(user)[:, None], self.items(item)[:, None], self.words(words)], dim=1)
         x = self.dropout(x * math.sqrt(x.shape[-1]) + self.positions.weight[:length])
-        hidden = self.encoder(x, mask=self.unseen[:length, :length])
-        return self.head(hidden[:, 2:]), self.head(hidden[:, 1])
+        return self.encoder(x, mask=self.unseen[:length, :length])
+
+    def forward(self, user: Tensor, item: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of the word after each of `words` (B, L), which begin with <s>: (B, L, V); of any word: (B, V)."""
+        return self._logits(self.states(user, item, words))
+
+    def _logits(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        return self.head(states[:, 2:]), self.head(states[:, 1])
 
     def loss(self, user: Tensor, item: Tensor, words: Tensor, context_weight: float) -> Tensor:
         """The words' mean cross entropy, and `context_weight` times that of the same words from the item's position.
@@ -86,7 +92,11 @@ class PETER(nn.Module):
         Args:
             words: (B, L), <s> ... </s>, padded at the end.
         """
-        logits, context = self(user, item, words[:, :-1])
+        return self.text_loss(self.states(user, item, words[:, :-1]), words, context_weight)
+
+    def text_loss(self, states: Tensor, words: Tensor, context_weight: float) -> Tensor:
+        """`loss` from the states of user, item and all words but the last."""
+        logits, context = self._logits(states)
         targets = words[:, 1:]
         loss = F.cross_entropy(logits[targets != PAD], targets[targets != PAD])
         inner = (targets != PAD) & (targets != EOS)
