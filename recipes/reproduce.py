@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 def make_request(arguments: argparse.Namespace) -> Request:
     """What the command line asks for; ValueError where something in it is unknown."""
-    number = f"table {arguments.table}" if arguments.table else f"figure {arguments.figure.removeprefix('figure ')}"
+    number = f"table {arguments.table}" if arguments.table else f"figure {arguments.figure}"
     table = paper_table(arguments.system, number)
     for row in arguments.rows or ():
         check_known(row, [row.name for row in table.rows], f"row of {table.system}, {number}:")
@@ -63,6 +63,8 @@ def make_request(arguments: argparse.Namespace) -> Request:
     every = {dataset for each in load_tables(table.system).values() for dataset in each.datasets}
     here = [os.environ["RLREC_DATA_DIR"]] if os.environ.get("RLREC_DATA_DIR") else []
     seeds = arguments.seed_list or range(arguments.seeds)
+    if not seeds or (arguments.workers is not None and arguments.workers < 1):
+        raise ValueError("--seeds and --workers must be at least 1.")
     options = {}
     for name, value in pairs(arguments.options).items():
         recipe, _, option = name.rpartition(".")
@@ -103,6 +105,9 @@ def main() -> int:
     cluster = arguments.launcher or ["accelerate", "launch"]
     if arguments.print_commands:
         print("\n".join(shlex.join(job.command(cluster)) for job in jobs))
+        return 0
+    if arguments.slurm and not jobs:
+        print("Nothing is left to run.")
         return 0
     if arguments.slurm:
         arguments.slurm.write_text(slurm_script(request, jobs, cluster), encoding="utf-8")

@@ -43,6 +43,8 @@ def test_unknown_names_are_refused(monkeypatch, capsys, tmp_path):
     assert "did you mean 'xrec'" in error
     error = refused(monkeypatch, capsys, "seller", "--table", 2, "--datasets", "yelp", *out)
     assert "yelp: no data; give --data yelp=FOLDER" in error
+    assert "must be at least 1" in refused(monkeypatch, capsys, "seller", "--table", 2, "--seeds", 0, *out)
+    assert "must be at least 1" in refused(monkeypatch, capsys, "seller", "--table", 2, "--workers", 0, *out)
     assert "must be NAME=VALUE" in refused(monkeypatch, capsys, "seller", "--table", 2, "--configs", "yelp", *out)
     error = refused(monkeypatch, capsys, "seller", "--table", 2, "--configs", "simulated=seller/simulatde", *out)
     assert "did you mean 'seller/simulated'" in error
