@@ -33,6 +33,8 @@ class CaserConvolutions(nn.Module):
         self.vertical = nn.Linear(length, vertical, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(length * horizontal + vertical * dim, dim)
+        for convolution in self.horizontal:  # with a bias below zero, ReLU would let nothing of small vectors through
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
         columns = picture.mT.contiguous()  # (B, d, L)
