@@ -46,6 +46,8 @@ class CaserEncoder(nn.Module):
         self.vertical = nn.Linear(length, vertical, bias=False)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(length * horizontal + vertical * dim, output_dim or dim)
+        for convolution in self.horizontal:  # with a bias below zero, ReLU would let nothing of small vectors through
+            nn.init.zeros_(convolution.bias)
 
     def forward(self, vectors: torch.Tensor) -> torch.Tensor:
         columns = vectors.mT.contiguous()  # (B, d, L); the convolutions are faster so

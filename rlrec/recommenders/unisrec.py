@@ -54,6 +54,7 @@ class UniSRec(PointwiseSASRec):
         self.whitening = nn.Linear(text_dim, experts * self.embedding_dim)
         self.gate = nn.Linear(text_dim, experts, bias=False)
         self.register_buffer("text_vectors", torch.zeros(num_items, text_dim))
+        self.register_buffer("has_text_vectors", torch.tensor(False))
 
     @torch.no_grad()
     def set_text_vectors(self, vectors: torch.Tensor) -> None:
@@ -75,12 +76,13 @@ class UniSRec(PointwiseSASRec):
         if not given.any():
             raise ValueError(f"none of the {shape[0] - 1} items has a text vector other than zeros")
         deviation, mean = torch.std_mean(vectors[given], dim=0, correction=0)
+        self.has_text_vectors.fill_(True)
         self.text_vectors.zero_()
         self.text_vectors[given] = (vectors[given] - mean) / deviation.clamp(min=1e-6 + 0.01 * float(deviation.mean()))
 
     def check(self, batch: Batch, explanations: torch.Tensor | None = None) -> None:
         """As in `SequenceRecommender`, and the text vectors must be there."""
-        if not self.text_vectors.any():
+        if not self.has_text_vectors:
             raise ValueError("this UniSRec has no text vectors yet; call set_text_vectors(vectors) first")
         super().check(batch, explanations)
 
