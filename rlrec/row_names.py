@@ -20,12 +20,45 @@ BASES = {  # in the order of the tables
     "random": "random",
     "empty": "empty",
     **HEURISTICS,
-    "icl": "ICL",
-    "deepfm": "DeepFM",
     "fm": "FM",
+    "dssm": "DSSM",
+    "deepfm": "DeepFM",
+    "autoint": "AutoInt",
+    "pnn": "PNN",
+    "xdeepfm": "xDeepFM",
+    "fignn": "FiGNN",
+    "dcn": "DCN",
+    "dcnv2": "DCNv2",
+    "bpr": "BPR",
+    "user_knn": "UserKNN",
+    "a3ncf": "A3NCF",
+    "sulm": "SULM",
+    "aarm": "AARM",
+    "mmalfm": "MMALFM",
+    "anr": "ANR",
+    "mter": "MTER",
+    "efm": "EFM",
+    "din": "DIN",
+    "dien": "DIEN",
+    "caser": "Caser",
+    "gru4rec": "GRU4Rec",
     "sasrec": "SASRec",
     "bert4rec": "BERT4Rec",
+    "unisrec": "UniSRec",
+    "hgn": "HGN",
+    "diff": "DIFF",
     "ncf": "NCF",
+    "amcf": "AMCF",
+    "ucepic": "UCEpic",
+    "parsrec": "PARSRec",
+    "llm2bert4rec": "LLM2BERT4Rec",
+    "llm_esr": "LLM-ESR",
+    "llm_trsr": "LLM-TRSR",
+    "recsaver": "RecSAVER",
+    "llmrg": "LLMRG",
+    "llm4poi": "LLM4POI",
+    "tallrec": "TALLRec",
+    "icl": "ICL",
     "gru": "GRU, no text",
     "expctr_llm": "ExpCTR-LLM",
     "expctr_aug": "ExpCTR-Aug",
@@ -91,7 +124,12 @@ def row_label(row: str) -> str:
     ('TRAIL without L_sup', 'TRAIL, LoRA rank 4', 'untuned LLM, few-shot')
     >>> row_label("seller_without_be"), row_label("ground_truth_intent_only")
     ('SELLER without behaviour', 'ground truth, intent sentence alone')
+    >>> row_label("expctr_aug@beta=0.01")
+    'ExpCTR-Aug, beta=0.01'
     """
+    if "@" in row:  # of several runs that make a row of one name
+        row, _, which = row.partition("@")
+        return f"{row_label(row)}, {which.replace('_', ' ')}"
     if row in HEURISTICS:
         return f"{HEURISTICS[row]} (heuristic)"
     base = row_base(row)

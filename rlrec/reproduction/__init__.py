@@ -1,1 +1,4 @@
-"""From the description of a paper's table to that table, made here: runs, statistics, tables, pictures, one page."""
+"""The papers' tables and figures from one command: described, planned, made and written.
+
+Only `recipes/reproduce.py` and commands above it import this package.
+"""

@@ -184,12 +184,15 @@ def read_samples(table: PaperTable, cells: Iterable[Cell]) -> SeedSamples | None
     for folder, names in rows.items():
         frame = read_predictions(folder) if predicted else read_users(folder)
         prefixes = ("score",) if predicted else table.metrics
-        columns = [f"{prefix}_{name}" for prefix in prefixes for name in names]
-        if frame is not None and (columns := [column for column in columns if column in frame.columns]):
+        # Of a row such as "expctr_aug@beta=0.01" the files know what stands before "@".
+        columns = {f"{prefix}_{name}": f"{prefix}_{name.partition('@')[0]}" for prefix in prefixes for name in names}
+        columns = {new: old for new, old in columns.items() if frame is not None and old in frame.columns}
+        if columns:
             keys = [key for key in KEYS if key in frame.columns]
             truth = [column for column in TRUTH if predicted and column in frame.columns]
             occurrence = pl.int_range(pl.len()).over(keys).alias("occurrence")
-            parts[folder] = frame.select(*keys, occurrence, *truth, *columns)
+            renamed = [pl.col(old).alias(new) for new, old in columns.items()]
+            parts[folder] = frame.select(*keys, occurrence, *truth, *renamed)
     if not parts:
         return None
     frame = _joined(parts)

@@ -1,4 +1,4 @@
-"""What the table of a paper is: its rows, the runs that make them, and its cells."""
+"""What a table or figure of a paper consists of: rows, the runs that make them, and cells with values."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ class Row:
     """One row of a table.
 
     Attributes:
-        name: as in results.json: "fm", "expctr_aug".
+        name: as in results.json ("fm", "expctr_aug"). Where several runs make a row of one name, what tells them apart
+            stands behind "@": "expctr_aug@beta=0.01" is the row expctr_aug of the run with that beta.
         run: key of `PaperTable.runs`; None: not implemented.
-        reason: why it is not implemented.
-        paper: its name among the paper's values, where that differs.
+        reason: why not; of a row with a run, why not on the datasets that the run does not have.
+        paper: name in the paper's values where it differs.
     """
 
     name: str
@@ -24,16 +25,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Run:
-    """What makes cells.
+    """What makes cells: one recipe with one set of options, on several datasets and seeds.
 
     Attributes:
-        name: of the run.
-        recipe: "baselines", "expctr" ...
+        name: of its folder. Runs of one name have options that only add rows, and share the folder.
+        recipe: "baselines", "expctr", ...
         config: {dataset: packaged configuration}.
         options: further command-line options, the same for all seeds.
-        seeds: most seeds; None: as many as asked.
+        seeds: most seeds (rows of language models: 3); None: as many as asked.
         minutes: {dataset: measured minutes of one seed on two cores}.
-        rows_in_one: many rows in one process.
+        rows_in_one: baselines: many rows in one process, each with a folder of its own below the run's.
     """
 
     name: str
@@ -47,19 +48,19 @@ class Run:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of a paper.
+    """A table or figure of a paper.
 
     Attributes:
         system: "expctr", "recpie", "trail" or "seller".
-        number: of the table in the paper.
-        caption: for readers.
+        number: "1" of a table, "figure 4" of a figure.
+        caption: what it shows.
         metrics: its columns.
-        rows: in the paper's order.
-        runs: {name: what makes the rows}.
-        datasets: that configurations exist for, the paper's own among them.
-        reference: the row that the others are tested against, the paper's system.
-        gain: (row without, row with), whose relative gain is computed for us and for the paper.
-        footnotes: below the table.
+        rows: in order, those that are not implemented among them.
+        runs: {key: run}.
+        datasets: that configurations exist for; the paper's own among them.
+        reference: the row the others are tested against (the paper's system).
+        gain: (row without, row with): the relative gain recomputed for us and for the paper.
+        footnotes: sentences below it.
     """
 
     system: str
@@ -76,16 +77,14 @@ class PaperTable:
 
 @dataclass(frozen=True)
 class Cell:
-    """One row on one dataset with one seed.
+    """A row on one dataset with one seed.
 
     Attributes:
-        row: name of the row.
-        dataset: its name.
-        seed: of the run.
+        row, dataset, seed: which.
         status: "done", "missing", "failed" or "not implemented".
-        values: {metric: value}; empty unless done.
+        values: {metric: value}; {} unless done.
         folder: of the run, with results.json and predictions.parquet or users.parquet.
-        reason: why there are no values.
+        reason: why it is not done, where that is known.
     """
 
     row: str
