@@ -24,7 +24,7 @@ METRIC_LABELS = {
     **{f"{metric}@{k}": f"{label}@{k}" for metric, label in RANKING_LABELS.items() for k in (5, 10)},
 }  # fmt: skip
 LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_stars", "malformed", "cut", "repaired",
-                   "titles_named"}  # fmt: skip
+                   "titles_named", "training_time", "inference_time"}  # fmt: skip
 NO_DIRECTION = {"trend_claims", "with_trend_claims"}
 # Groups of items in the order of the tables; the metric of one is named "hr@10/cold".
 GROUPS = ("cold", "warm", "increasing", "decreasing", "fluctuating", "unknown")
@@ -220,10 +220,11 @@ def groups_of(summary: pl.DataFrame, metric: str) -> list[str]:
 def metric_label(metric: str, arrow: bool = False) -> str:
     """A metric's name for readers, with the direction in which it is better where asked for.
 
-    >>> metric_label("rmse_stars"), metric_label("rmse", arrow=True), metric_label("cited_real")
-    ('RMSE (stars)', 'RMSE ↓', 'cited real')
+    >>> metric_label("rmse_stars"), metric_label("rmse", arrow=True), metric_label("hr@10/cold")
+    ('RMSE (stars)', 'RMSE ↓', 'HR@10, cold')
     """
-    label = METRIC_LABELS.get(metric, metric.replace("_", " "))
+    name, _, group = metric.partition("/")
+    label = METRIC_LABELS.get(name, name.replace("_", " ")) + (f", {group}" if group else "")
     if not arrow or metric in NO_DIRECTION:
         return label
     return f"{label} {'↓' if metric in LOWER_IS_BETTER else '↑'}"

@@ -296,8 +296,8 @@ def standardised_difference(differences) -> float:
     It is the effect size of the paired design: unlike Cliff's delta it uses the pairing, and unlike a p-value it does
     not grow with N. Differences that are all equal give 0 or an infinity.
 
-    >>> standardised_difference([1.0, 3.0]), standardised_difference([0.0, 0.0])
-    (1.4142135623730951, 0.0)
+    >>> standardised_difference([1.0, 2.0, 3.0]), standardised_difference([0.0, 0.0])
+    (2.0, 0.0)
     """
     differences = np.asarray(differences, dtype=float)
     mean, deviation = differences.mean(), differences.std(ddof=1)

@@ -4,9 +4,9 @@
 | --- | --- |
 | all rows, the paper's values beside them | `rlrec.figures` |
 | rewards or losses over steps (ExpCTR's Figure 3) | `rlrec.training_curves` |
-| attention, cosines, hard examples, training fractions (RecPIE's Figures 7 to 9, Table 6) | `rlrec.recpie.figures` |
+| attention, cosines, hard examples (RecPIE's Figures 7 to 9) | `rlrec.recpie.figures` |
 | groups of items (TRAIL's Figure 3) | `rlrec.figures.group_bars` |
-| sensitivity to beta and delta (ExpCTR's Figure 4), LoRA rank (TRAIL's Figure 2c) | `parameter_lines` |
+| settings (ExpCTR's Figure 4, TRAIL's 2c), training fractions (RecPIE's Table 6) | `parameter_lines` |
 | ablations (SELLER's Figure 2) | `ablation_bars` |
 """
 
@@ -34,8 +34,12 @@ except ImportError as error:
     raise ImportError("Pictures need matplotlib: pip install 'rlrec[plot]'.") from error
 
 ENDINGS = (".png", ".pdf")
-# ExpCTR's Figure 4: {name in details.hyperparameters: label}
-PARAMETERS = {"beta": "KL penalty β", "reward_clip": "reward bound δ"}
+# Of rows such as "expctr_aug@beta=0.01" (ExpCTR's Figure 4, RecPIE's Table 6)
+PARAMETERS = {
+    "beta": "KL penalty β",
+    "delta": "reward bound δ",
+    "training_fraction": "share of the training data",
+}
 PARAMETER_SCHEMA = {
     "parameter": pl.String,
     "value": pl.Float64,
@@ -91,9 +95,9 @@ def table_figures(table: PaperTable, cells: Sequence[Cell], dataset: str, output
     ranks = rank_values(results)
     add("ranks", f"LoRA rank on {dataset}", lambda path: parameter_lines(ranks, path, "accuracy ↑"))
     add("ablations", f"SELLER without its parts on {dataset}", lambda path: ablation_bars(summary, path))
-    settings = sensitivity(list(dict.fromkeys(cell.folder for cell in done)))
-    add("sensitivity", f"AUC by KL penalty and reward bound on {dataset}",
-        lambda path: parameter_lines(settings, path, metric_label("auc", arrow=True)))  # fmt: skip
+    metric = table.metrics[0]
+    settings, label = parameter_values(summary, metric), metric_label(metric, arrow=True)
+    add("settings", f"{label} by settings on {dataset}", lambda path: parameter_lines(settings, path, label))
     return [*drawn, *_analyses(folders, stem, dataset)]
 
 
@@ -103,10 +107,10 @@ def merged_results(table: PaperTable, done: Sequence[Cell]) -> list[dict]:
     names = {row.name for row in table.rows}
     merged: dict[int, dict] = {}
     for cell in sorted(done, key=lambda cell: cell.row != table.reference):
-        record = read_results(cell.folder)
+        record, result_row = read_results(cell.folder), cell.row.partition("@")[0]
         own = merged.setdefault(cell.seed, {**record, "system": table.system, "dataset": cell.dataset, "rows": {}})
         beside = {row: metrics for row, metrics in record["rows"].items() if row not in names}
-        own["rows"] = {**beside, **own["rows"], cell.row: record["rows"].get(cell.row, cell.values)}
+        own["rows"] = {**beside, **own["rows"], cell.row: record["rows"].get(result_row, cell.values)}
     return [merged[seed] for seed in sorted(merged)]
 
 
@@ -136,41 +140,22 @@ def _analyses(folders: Sequence[Path], stem: Path, dataset: str) -> list[Drawn]:
 
 
 # -- lines over a parameter -------------------------------------------------------------------------------------------
-def sensitivity(
-    folders: Sequence[Path],
-    rows: Sequence[str] = ("expctr_llm", "expctr_aug"),
-    metric: str = "auc",
-    parameters: Mapping[str, str] = PARAMETERS,
-) -> pl.DataFrame:
-    """What `parameter_lines` draws, from runs that differ in one of `parameters` (ExpCTR's Figure 4).
+def parameter_values(summary: pl.DataFrame, metric: str) -> pl.DataFrame:
+    """What `parameter_lines` draws, from rows named <row>@<parameter>=<value> of a summary.
 
-    A run that differs from the most common settings in another parameter takes no part in a parameter's lines.
-
-    Args:
-        folders: of finished runs, whose details.hyperparameters name the parameters.
-        rows: of results.json, a line each.
-        metric: of those rows.
-        parameters: {name: label}.
+    Of training fractions the row itself, where `summary` has it, stands at 1.
     """
-    records = [read_results(folder) for folder in folders]
-    settings = [record.get("details", {}).get("hyperparameters", {}) for record in records]
-    runs = [(record, own) for record, own in zip(records, settings) if set(parameters) <= set(own)]
-    usual = {name: _most_common([own[name] for _, own in runs]) for name in parameters if runs}
     lines = []
-    for name in usual:
-        same = [(record, own) for record, own in runs if all(own[n] == usual[n] for n in usual if n != name)]
-        values = sorted({own[name] for _, own in same if own[name] is not None})
-        for row in rows if len(values) > 1 else ():
-            for value in values:
-                found = [r["rows"].get(row, {}).get(metric) for r, own in same if own[name] == value]
-                found = [number for number in found if number is not None]
-                if found:
-                    lines.append((parameters[name], value, row_label(row), *mean_and_sd(found), len(found)))
-    return pl.DataFrame(lines, schema=PARAMETER_SCHEMA, orient="row")
-
-
-def _most_common(values: Sequence) -> object:
-    return max(values, key=values.count)
+    of_metric = {line["row"]: line for line in summary.filter(pl.col("metric") == metric).iter_rows(named=True)}
+    for name, line in of_metric.items():
+        if match := re.fullmatch(r"(.+)@(\w+)=([\d.e-]+)", name):
+            row, parameter, value = match.groups()
+            found = [(float(value), line)]
+            if parameter == "training_fraction" and row in of_metric:
+                found.append((1.0, of_metric[row]))
+            label = PARAMETERS.get(parameter, parameter.replace("_", " "))
+            lines += [(label, at, row_label(row), own["mean"], own["sd"], own["seeds"]) for at, own in found]
+    return pl.DataFrame(lines, schema=PARAMETER_SCHEMA, orient="row").unique(maintain_order=True)
 
 
 def rank_values(

@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from rlrec.case_study import chosen_cases, cut
 from rlrec.reports import CASE_STUDY_ROWS
-from rlrec.reproduction.output import BETTER, SYSTEMS, WORSE, Entry, Sheet
+from rlrec.reproduction.output import Entry, Sheet, heading
 from rlrec.reproduction.tables import Cell, PaperTable
 from rlrec.results import read_predictions, read_results, write_text_atomic
 from rlrec.row_names import row_label
@@ -48,11 +48,9 @@ def write_report_html(
         if entry.status == "done" and entry.folder is not None and (entry.folder / "results.json").is_file()
     }
     page = environment.get_template(TEMPLATE).render(
-        title=f"{SYSTEMS.get(table.system, table.system)}, Table {table.number}",
+        title=heading(table),
         caption=table.caption,
         reference=row_label(table.reference),
-        better=BETTER,
-        worse=WORSE,
         sections=[_section(table, cells, sheet, records) for sheet in sheets],
         figures=[{"caption": drawn.caption, "source": data_uri(drawn.paths[0])} for drawn in figures],
         facts=_facts(records),

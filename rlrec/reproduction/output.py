@@ -1,6 +1,6 @@
 """A reproduced table as Markdown, CSV and LaTeX: what came out here beside what the paper prints.
 
-`write_table` writes, named <system>_table_<number>:
+`write_table` writes, named <system>_table_<number> or <system>_figure_<number>:
 
     .md            per dataset the table, what its marks mean, relative gains, what has failed or is missing
     .csv           every number in long form, with all tests, of all datasets
@@ -114,7 +114,17 @@ def write_table(
 
 def file_name(table: PaperTable) -> str:
     """What the files of a table are called, without an ending: letters, digits and underscores."""
-    return re.sub(r"\W+", "_", f"{table.system}_table_{table.number}")
+    return re.sub(r"\W+", "_", f"{table.system}_{kind(table)}")
+
+
+def kind(table: PaperTable) -> str:
+    """ "table 1" or "figure 4"."""
+    return table.number if table.number.startswith("figure ") else f"table {table.number}"
+
+
+def heading(table: PaperTable) -> str:
+    """ "ExpCTR, Table 1"."""
+    return f"{SYSTEMS.get(table.system, table.system)}, {kind(table).capitalize()}"
 
 
 # -- what stands where ------------------------------------------------------------------------------------------------
@@ -133,8 +143,7 @@ def make_sheet(table: PaperTable, cells: Sequence[Cell], dataset: str, seeds: in
             columns.append(_paper_entries(table, metric, printed[metric]))
     body = [(row_label(row.name), list(entries)) for row, entries in zip(table.rows, zip(*columns))]
     gains = gain_table(table, cells, dataset)
-    system = SYSTEMS.get(table.system, table.system)
-    title = f"{system}, Table {table.number}, on {dataset}: {table.caption}"
+    title = f"{heading(table)}, on {dataset}: {table.caption}"
     notes = _notes(table, cells, found, seeds, with_paper=any(printed.values()))
     return Sheet(dataset, title, header, body, gains, notes, found)
 
@@ -253,14 +262,18 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
             notes.append(f"Not tested, since runs keep no value of each user: {', '.join(untested)}.")
     if with_paper:
         notes.append("Paper: as printed there, on its own samples and with its own language models.")
-    notes += [f"Not implemented: {row_label(row.name)}{_because(row.reason)}" for row in table.rows if row.run is None]
+    absent = {row.name: row.reason for row in table.rows if row.run is None}
+    absent |= {entry.row: entry.reason for entry in cells if entry.status == "not implemented"}
+    for reason in dict.fromkeys(absent.values()):
+        rows = [row_label(row) for row in absent if absent[row] == reason]
+        notes.append(f"Not implemented: {'; '.join(rows)}{_because(reason)}")
     for status, told in (("failed", "Failed"), ("missing", "Missing")):
-        reasons: dict[tuple[str, str | None], list[int]] = {}
+        seeds_of: dict[tuple[str, str | None], list[int]] = {}
         for entry in cells:
             if entry.status == status:
-                reasons.setdefault((entry.row, entry.reason), []).append(entry.seed)
+                seeds_of.setdefault((entry.row, entry.reason), []).append(entry.seed)
         alike: dict[tuple[tuple[int, ...], str | None], list[str]] = {}
-        for (row, reason), of_seeds in reasons.items():
+        for (row, reason), of_seeds in seeds_of.items():
             alike.setdefault((tuple(sorted(of_seeds)), reason), []).append(row_label(row))
         for (of_seeds, reason), rows in alike.items():
             which = f"seed{'s' if len(of_seeds) > 1 else ''} {', '.join(map(str, of_seeds))}"

@@ -190,7 +190,8 @@ def read_samples(table: PaperTable, cells: Iterable[Cell]) -> SeedSamples | None
             keys = [key for key in KEYS if key in frame.columns]
             truth = [column for column in TRUTH if predicted and column in frame.columns]
             occurrence = pl.int_range(pl.len()).over(keys).alias("occurrence")
-            parts[folder] = frame.select(*keys, occurrence, *truth, **{n: pl.col(c) for n, c in columns.items()})
+            renamed = [pl.col(own).alias(new) for new, own in columns.items()]
+            parts[folder] = frame.select(*keys, occurrence, *truth, *renamed)
     if not parts:
         return None
     frame = _joined(parts)

@@ -5,31 +5,24 @@ import math
 import polars as pl
 import pytest
 
-from rlrec import results, tables
+from rlrec import tables
 
 figures = pytest.importorskip("rlrec.reproduction.figures")
 
 
-def write(folder, seed, beta, clip, auc):
-    hyperparameters = {"beta": beta, "reward_clip": clip}
-    rows = {"expctr_aug": {"auc": auc}}
-    results.write_results(folder, system="expctr", dataset="d", seed=seed, rows=rows,
-                          details={"hyperparameters": hyperparameters})  # fmt: skip
-    return folder
-
-
-def test_sensitivity_by_hand(tmp_path):
-    runs = [(0, 0.05, 1.0, 0.6), (1, 0.05, 1.0, 0.7), (0, 0.5, 1.0, 0.5), (0, 0.05, 5.0, 0.55), (0, 0.5, 5.0, 0.1)]
-    folders = [write(tmp_path / str(number), *run) for number, run in enumerate(runs)]
-    found = figures.sensitivity(folders)
-    # The last run differs from the usual settings in both, so it is in neither line.
-    assert found.select("parameter", "value", "seeds").rows() == [
-        ("KL penalty β", 0.05, 2), ("KL penalty β", 0.5, 1), ("reward bound δ", 1.0, 2), ("reward bound δ", 5.0, 1),
+def test_settings_by_hand():
+    names = {"expctr_aug@beta=0.01": 0.5, "expctr_aug@beta=0.5": 0.6, "expctr_aug@delta=1": 0.7, "expctr_aug": 0.8,
+             "recpie@training_fraction=0.25": 0.4, "recpie": 0.9}  # fmt: skip
+    records = [{"system": "s", "dataset": "d", "seed": seed, "rows": {name: {"auc": value + seed / 10} for name, value
+                in names.items()}} for seed in range(2)]  # fmt: skip
+    found = figures.parameter_values(tables.summarise(records), "auc").sort("parameter", "value")
+    assert found.select("parameter", "value", "line", "seeds").rows() == [
+        ("KL penalty β", 0.01, "ExpCTR-Aug", 2), ("KL penalty β", 0.5, "ExpCTR-Aug", 2),
+        ("reward bound δ", 1.0, "ExpCTR-Aug", 2),
+        ("share of the training data", 0.25, "RecPIE", 2), ("share of the training data", 1.0, "RecPIE", 2),
     ]  # fmt: skip
-    assert found["mean"].to_list() == pytest.approx([0.65, 0.5, 0.65, 0.55])
-    assert found["sd"].to_list()[:2] == [pytest.approx(0.1 / math.sqrt(2)), None]
-    assert figures.sensitivity(folders[:2]).is_empty()
-    assert figures.sensitivity([]).is_empty()
+    assert found["mean"].to_list() == pytest.approx([0.55, 0.65, 0.75, 0.45, 0.95])
+    assert found["sd"].to_list() == pytest.approx([0.1 / math.sqrt(2)] * 5)
 
 
 def test_ranks_by_hand():

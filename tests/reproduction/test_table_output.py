@@ -53,7 +53,7 @@ def test_what_is_missing_is_told(cells):
         clicks_table(), [*cells, Cell("fm", "book-crossing", 3, "missing", {}, None)], "book-crossing", 3
     )
     notes = "\n".join(sheet.notes)
-    assert "Not implemented: dien (no <weights> | *here*)." in notes
+    assert "Not implemented: DIEN (no <weights> | *here*)." in notes
     assert "Failed, seed 2: FM (exit status 1: <script>" in notes
     assert "Missing, seed 3: FM." in notes
     assert "fewer than the 3 asked for" in notes
@@ -139,7 +139,7 @@ def test_files_and_page(cells, tmp_path):
     text = " ".join("".join(page.text).split())
     assert text.count(f"After. {HOSTILE}") == 4
     assert "ExpCTR-Aug over DeepFM" in text
-    assert "Not implemented: dien (no <weights> | *here*)." in text
+    assert "Not implemented: DIEN (no <weights> | *here*)." in text
     with open(written[1]) as file:
         lines = {(line["row"], line["metric"]): line for line in csv.DictReader(file)}
     assert (lines["dien", "auc"]["status"], lines["dien", "auc"]["paper"]) == ("not implemented", "0.5231")
@@ -158,3 +158,16 @@ def test_rows_are_looked_up_by_the_papers_name(tmp_path):
     table = clicks_table(rows=(Row("my_factorisation", "b", paper="fm"), Row("expctr_aug", "b")))
     sheet = make_sheet(table, [Cell("expctr_aug", "book-crossing", 0, "missing", {}, None)], "book-crossing", 1)
     assert sheet.body[0][1][1].text == "0.5176"
+
+
+def test_figures_and_rows_that_one_dataset_lacks(tmp_path):
+    cells = [
+        Cell("fm", "ml-20m", 0, "not implemented", {}, None, "needs weights"),
+        Cell("deepfm", "ml-20m", 0, "missing", {}, None),
+    ]
+    sheet = make_sheet(clicks_table(number="figure 4"), cells, "ml-20m", 1)
+    assert sheet.title.startswith("ExpCTR, Figure 4, on ml-20m")
+    assert sheet.body[0][1][0].text == "not implemented"
+    assert "Not implemented: FM (needs weights)." in sheet.notes
+    written = write_table(clicks_table(number="figure 4"), cells, tmp_path, 1, pictures=False)
+    assert written[0].name == "expctr_figure_4.md"

@@ -162,3 +162,13 @@ def test_rows_without_samples_are_not_tested(tmp_path):
     found = statistics(clicks_table(), cells, "book-crossing")
     assert found["p_value"].to_list() == [None, None, None]
     assert found["row"].to_list() == ["fm", "deepfm", "expctr_aug"]
+
+
+def test_rows_of_several_runs_with_one_name(tmp_path):
+    table = clicks_table(metrics=("mae",), rows=(Row("fm@beta=1", "a"), Row("fm@beta=2", "b")), reference="fm@beta=2")
+    test, cells = samples([0, 0]), []
+    for beta, error in ((1, 0.3), (2, 0.1)):
+        own = done(tmp_path / str(beta), "fm", 0, {"mae": error}, test, [error, error])
+        cells.append(Cell(f"fm@beta={beta}", "book-crossing", 0, "done", own.values, own.folder))
+    found = line(statistics(table, cells, "book-crossing"), "fm@beta=1", "mae")
+    assert (found["difference"], found["low"]) == pytest.approx((0.2, 0.2))
