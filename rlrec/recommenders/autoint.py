@@ -30,15 +30,19 @@ class InteractingLayer(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"vectors of size {dim} cannot be shared by {heads} heads; choose a divisor of {dim}")
-        self.heads, self.residual = heads, residual
+        self.heads = heads
         self.projections = nn.Linear(dim, (3 + residual) * dim, bias=False)  # W_query, W_key, W_value, W_res
 
     def forward(self, fields: torch.Tensor) -> torch.Tensor:
         """(B, fields, dim) -> (B, fields, dim)."""
-        projected = self.projections(fields).chunk(3 + self.residual, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected[:3])
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return F.relu(attended + projected[3] if self.residual else attended)
+        rows, count, dim = fields.shape
+        head = dim // self.heads
+        # Heads before rows: one copy, after which all products are batches of small matrices.
+        parts = self.projections(fields).view(rows, count, -1, self.heads, head).permute(2, 3, 0, 1, 4).flatten(1, 2)
+        query, key, value, *residual = parts.unbind()  # (heads * B, fields, head) each
+        weights = (query @ key.transpose(1, 2) * head**-0.5).softmax(-1)
+        attended = torch.baddbmm(residual[0], weights, value) if residual else weights @ value
+        return F.relu(attended).view(self.heads, rows, count, head).permute(1, 2, 0, 3).flatten(2)
 
 
 class AutoInt(FieldRecommender):
