@@ -14,6 +14,7 @@ from rlrec.reproduction.execute import default_workers, execute, last_lines, tak
 from rlrec.reproduction.plan import DEFAULT_MEMORY, Job
 from rlrec.reproduction.tables import Cell
 
+PATIENCE = 240  # seconds; tests may run beside anything
 # What a job does: note that it has begun, wait, fail or write its results.
 WORK = """
 import os, pathlib, sys, time
@@ -52,7 +53,7 @@ def begun(folder: Path) -> list[int]:
     return [int(line) for line in (folder / "begun").read_text().split()] if (folder / "begun").is_file() else []
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition, seconds=PATIENCE):
     end = time.time() + seconds
     while not condition():
         assert time.time() < end, "nothing happened in time"
@@ -76,7 +77,7 @@ def test_all_are_made_once(tmp_path, capsys):
     log = (tmp_path / "a" / "output.log").read_text()
     assert log.startswith("\n$ ")
     assert log.endswith("reading\n")
-    assert "made   b in 0.0 min" in capsys.readouterr().err
+    assert "made   b in " in capsys.readouterr().err
 
 
 def test_a_failing_job_is_named_and_the_others_go_on(tmp_path, capsys):
@@ -91,7 +92,7 @@ def test_a_failing_job_is_named_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_a_job_that_is_killed(tmp_path):
-    job = work(tmp_path / "job", seconds=60)
+    job = work(tmp_path / "job", seconds=600)
     script = f"import os, signal, time\nwhile not os.path.exists({str(job.folder / 'begun')!r}): time.sleep(0.02)\n"
     script += f"os.kill(int(open({str(job.folder / 'begun')!r}).read()), signal.SIGKILL)\n"
     killer = subprocess.Popen([sys.executable, "-c", script])
@@ -138,20 +139,20 @@ def harness(seconds: float, *folders: Path) -> subprocess.Popen:
 
 def test_a_killed_harness_goes_on(tmp_path):
     folders = [tmp_path / name for name in "abcd"]
-    first = harness(1.5, *folders)
+    first = harness(2.0, *folders)
     wait_for(lambda: len(begun(folders[0]) + begun(folders[1])) == 2)
     first.kill()  # its jobs live on, and hold their locks
     first.wait()
     assert take_lock(folders[0]) is None
     second = harness(0.0, *folders)
-    output, _ = second.communicate(timeout=60)
+    output, _ = second.communicate(timeout=PATIENCE)
     assert output == "{}\n"
     assert all((folder / "results.json").is_file() for folder in folders)
     assert [len(begun(folder)) for folder in folders] == [1, 1, 1, 1]  # nobody made a cell twice
 
 
 def test_a_killed_job_is_made_again(tmp_path):
-    first = harness(60.0, tmp_path / "a")
+    first = harness(600.0, tmp_path / "a")
     wait_for(lambda: begun(tmp_path / "a"))
     first.kill()
     os.kill(begun(tmp_path / "a")[0], signal.SIGKILL)
@@ -163,10 +164,10 @@ def test_a_killed_job_is_made_again(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_the_jobs(tmp_path, number):
-    running = harness(60.0, tmp_path / "a", tmp_path / "b")
+    running = harness(600.0, tmp_path / "a", tmp_path / "b")
     wait_for(lambda: begun(tmp_path / "a") and begun(tmp_path / "b"))
     running.send_signal(number)
-    assert running.wait(timeout=30) == 130
+    assert running.wait(timeout=PATIENCE) == 130
     for folder in (tmp_path / "a", tmp_path / "b"):
         assert not is_alive(begun(folder)[0])
         lock = take_lock(folder)
@@ -177,7 +178,7 @@ def test_signals_end_the_jobs(tmp_path, number):
 def test_two_harnesses_share_the_work(tmp_path):
     folders = [tmp_path / name for name in "abcdef"]
     harnesses = [harness(0.3, *folders), harness(0.3, *folders)]
-    assert [running.communicate(timeout=60)[0] for running in harnesses] == ["{}\n", "{}\n"]
+    assert [running.communicate(timeout=PATIENCE)[0] for running in harnesses] == ["{}\n", "{}\n"]
     assert [len(begun(folder)) for folder in folders] == [1] * 6
 
 
