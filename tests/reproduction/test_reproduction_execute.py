@@ -15,14 +15,16 @@ from rlrec.reproduction.plan import DEFAULT_MEMORY, Job
 from rlrec.reproduction.tables import Cell
 
 PATIENCE = 240  # seconds; tests may run beside anything
-# What a job does: note that it has begun, wait, fail or write its results.
+# What a job does: note that it has begun, wait (some seconds, or for a file), fail or write its results.
 WORK = """
 import os, pathlib, sys, time
-folder, seconds, outcome = pathlib.Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
+folder, until, outcome = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 with open(folder / "begun", "a") as begun:
     begun.write(f"{os.getpid()}\\n")
 print("reading", flush=True)
-time.sleep(seconds)
+while os.path.isabs(until) and not os.path.exists(until):
+    time.sleep(0.05)
+time.sleep(0 if os.path.isabs(until) else float(until))
 if outcome == "fail":
     print("10 %\\r20 %\\rValueError: no such column", flush=True)
     sys.exit(3)
@@ -39,10 +41,10 @@ class Work(Job):
         return [sys.executable, "-c", WORK, str(self.folder), *self.arguments]
 
 
-def work(folder: Path, seconds=0.0, outcome="write", **changes) -> Work:
+def work(folder: Path, until=0.0, outcome="write", **changes) -> Work:
     cells = (Cell("fm", "simulated", 0, "missing", {}, folder),)
     settings = {"minutes": None, "memory": DEFAULT_MEMORY, "pretrained": False, **changes}
-    return Work(folder.name, folder, "none", (str(seconds), outcome), cells, **settings)
+    return Work(folder.name, folder, "none", (str(until), outcome), cells, **settings)
 
 
 def renew(job: Job) -> Job | None:
@@ -92,7 +94,7 @@ def test_a_failing_job_is_named_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_a_job_that_is_killed(tmp_path):
-    job = work(tmp_path / "job", seconds=600)
+    job = work(tmp_path / "job", until=600)
     script = f"import os, signal, time\nwhile not os.path.exists({str(job.folder / 'begun')!r}): time.sleep(0.02)\n"
     script += f"os.kill(int(open({str(job.folder / 'begun')!r}).read()), signal.SIGKILL)\n"
     killer = subprocess.Popen([sys.executable, "-c", script])
@@ -126,25 +128,27 @@ import signal
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 folders = [Path(path) for path in sys.argv[3:]]
 try:
-    print(execute([work(folder, seconds=float(sys.argv[2])) for folder in folders], 2, renew))
+    print(execute([work(folder, until=sys.argv[2]) for folder in folders], 2, renew))
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
 
-def harness(seconds: float, *folders: Path) -> subprocess.Popen:
-    command = [sys.executable, "-c", HARNESS, str(Path(__file__).parent), str(seconds), *map(str, folders)]
+def harness(until, *folders: Path) -> subprocess.Popen:
+    command = [sys.executable, "-c", HARNESS, str(Path(__file__).parent), str(until), *map(str, folders)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
 
 def test_a_killed_harness_goes_on(tmp_path):
     folders = [tmp_path / name for name in "abcd"]
-    first = harness(2.0, *folders)
-    wait_for(lambda: len(begun(folders[0]) + begun(folders[1])) == 2)
+    first = harness(tmp_path / "go", *folders)
+    wait_for(lambda: begun(folders[0]) and begun(folders[1]))
     first.kill()  # its jobs live on, and hold their locks
     first.wait()
     assert take_lock(folders[0]) is None
-    second = harness(0.0, *folders)
+    second = harness(tmp_path / "go", *folders)
+    wait_for(lambda: begun(folders[2]) and begun(folders[3]))  # those that nobody makes yet
+    (tmp_path / "go").touch()
     output, _ = second.communicate(timeout=PATIENCE)
     assert output == "{}\n"
     assert all((folder / "results.json").is_file() for folder in folders)
