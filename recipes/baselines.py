@@ -10,7 +10,7 @@ the same data with the same seed, and for each row
     fits once at each point of one small grid, and chooses the point with the least loss on the validation split;
     fits again there with other seeds, and takes the mean of the test metrics
 
-so that every row has the same budget. A row lies in a folder of its own as soon as it is finished, and is not made again
+so that every row has the same budget. A row lies in a folder of its own as soon as it is finished, and stays as it is
 when the same command is given again. docs/baselines.md says what each row is.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def chosen_system(arguments: list[str]) -> tuple[str, bool]:
-    """The system that the command line names or its configuration is for; whether that is a configuration of baselines.
+    """The system that the command line names or its configuration is for; whether the configuration names it.
 
     Raises:
         ValueError, OSError: there is no such system, or no such configuration.

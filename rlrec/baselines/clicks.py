@@ -1,4 +1,4 @@
-"""The rows beside ExpCTR in its Table 1 that are no part of its own run: recommenders on ids and histories, and TALLRec.
+"""The rows beside ExpCTR in its Table 1 that are no part of its own run: recommenders, and TALLRec.
 
 They have the samples of ExpCTR's run with the same settings and seed, and each the same tuning budget (`tuning.py`).
 Departures:

@@ -1,7 +1,7 @@
-"""PETER as a recommender: the rating that its Transformer predicts beside the words, the row "PETER" of RecPIE's table.
+"""PETER as a recommender: the rating that it predicts beside the words, a row of RecPIE's Table 2.
 
-Paper: Li, Zhang and Chen, "Personalized Transformer for Explainable Recommendation" (ACL 2021), section 4: the state of
-the user's position, which sees the item, gives the rating by a hidden layer with a sigmoid, and the three losses are
+Paper: Li, Zhang and Chen, "Personalized Transformer for Explainable Recommendation" (ACL 2021), section 4: the state
+of the user's position, which sees the item, gives the rating by a hidden layer with a sigmoid; the three losses are
 summed: words 1.0, context 1.0, rating 0.1. Departures, beside those of `rlrec.seller.peter`:
 
 1. Adam and the grid of the other rows, where the paper has plain SGD with a decaying rate; stopped early by the

@@ -5,7 +5,8 @@ The paper's direct recommendation by the LLM (Table 7) is a row of RecPIE's own 
 
 1. Recommenders get the mean squared error of scaled ratings, and sequence models the ratings of their history; with
    RecPIE's `objective` "binary" they get labels.
-2. PETER reads and writes reviews where the dataset has them, else (and for an empty one) the template explanations of SELLER's ground truth.
+2. PETER learns reviews, and where the dataset has none, or an empty one, the template sentences of SELLER's offline
+   ground truth.
 3. UniSRec's item texts are title, categories and description, encoded by RecPIE's encoder.
 """
 
@@ -13,7 +14,6 @@ import dataclasses
 import functools
 
 import numpy as np
-import polars as pl
 
 from rlrec import recommenders
 from rlrec.baselines.peter import fit_peter, peter_data
@@ -52,10 +52,6 @@ class RatingBaselines(Baselines):
             self.arguments, self.data_arguments, self.seed, self.state.print
         )
         self.low, self.high = self.prepared.metadata["rating_scale"]
-        scaled = (pl.element() - self.low) / (self.high - self.low)
-        self.all_samples = self.all_samples.with_columns(
-            history_targets=pl.col("history_ratings").list.eval(scaled)
-        )
         self.samples = by_split(self.all_samples)
         self.target = "target" if self.arguments.objective == "rating" else "label"
         self.begin()
@@ -77,8 +73,8 @@ class RatingBaselines(Baselines):
 
     # -- parts --------------------------------------------------------------------------------------------------------
     def _metrics(self, predictions: np.ndarray) -> dict[str, float]:
-        test = self.samples["test"]
-        return rating_metrics(test[self.target].to_numpy(), predictions, test["label"].to_numpy(), self.high - self.low)
+        targets, labels = (self.samples["test"][column].to_numpy() for column in (self.target, "label"))
+        return rating_metrics(targets, predictions, labels, self.high - self.low)
 
     def _recommender(self, row: str) -> functools.partial:
         name, history = MODELS[row]

@@ -9,7 +9,7 @@ results.json is a row's last file: a folder that has it, whole and with what bel
 import difflib
 import functools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -23,8 +23,15 @@ from rlrec.baselines.tallrec import tallrec_fit
 from rlrec.baselines.tuning import TableRow, tune
 from rlrec.data import PreparedDataset
 from rlrec.experiment import Run
-from rlrec.results import read_predictions, read_results, read_users, write_parquet_atomic, write_predictions
-from rlrec.results import write_results
+from rlrec.recommenders.split_data import SPLITS
+from rlrec.results import (
+    read_predictions,
+    read_results,
+    read_users,
+    write_parquet_atomic,
+    write_predictions,
+    write_results,
+)
 
 EMBEDDED_RATES = [2e-3, 8e-3]
 PAPER_RATES = [1e-4]
@@ -34,8 +41,8 @@ USER_KEYS = ("window", "user_id", "items")
 class Baselines(Run):
     """Loads a system's samples, makes rows, and writes each one when it is finished.
 
-    A subclass has `system`, `names` and `make_row`; its constructor calls this one, then sets `prepared` and `samples`,
-    and at last calls `begin`.
+    A subclass has `system`, `names` and `make_row`; its constructor calls this one, sets `prepared` and `samples`, and
+    then calls `begin`.
 
     Args:
         baselines: rows, grid and fits.
@@ -83,7 +90,7 @@ class Baselines(Run):
         """Claim the folder, and find out which rows it lacks."""
         self.claim_folder()
         wanted = self.baselines.rows or self.names
-        self.unfinished = [row for row in dict.fromkeys(wanted) if not self._is_finished(row)]
+        self.unfinished = [row for row in dict.fromkeys(wanted) if not self._is_finished(row, "it is made anew")]
         self.state.wait_for_everyone()  # all ranks have looked before the first row is written
 
     def make_row(self, row: str) -> TableRow:
@@ -105,7 +112,7 @@ class Baselines(Run):
             return
         from rlrec.reports import tables_markdown
 
-        finished = [row for row in self.names if (self.output / row).is_dir() and self._is_finished(row)]
+        finished = [row for row in self.names if self._is_finished(row, "it is left out")]
         records = {row: read_results(self.output / row) for row in finished}
         rows = {row: _read_row(self.output / row, row) for row in finished}
         tuning = {row: record["details"]["tuning"] for row, record in records.items()}
@@ -137,8 +144,8 @@ class Baselines(Run):
             wall_time=wall_time,
         )
 
-    def _is_finished(self, row: str) -> bool:
-        """Whether the row's folder is whole; what is wrong with one that is not is said."""
+    def _is_finished(self, row: str, otherwise: str) -> bool:
+        """Whether the row's folder is whole; what is wrong with one that is not is said, and what follows from it."""
         folder = self.output / row
         if not (folder / "results.json").is_file():
             return False
@@ -150,7 +157,7 @@ class Baselines(Run):
             if read.predictions is not None and len(read.predictions) != len(self.samples["test"]):
                 raise ValueError(f"{len(read.predictions)} predictions for {len(self.samples['test'])} test samples")
         except (ValueError, KeyError, OSError, pl.exceptions.PolarsError) as error:
-            self.state.print(f"{folder} cannot be used ({_first_line(error)}): the row is made anew.")
+            self.state.print(f"The row in {folder} cannot be used ({_first_line(error)}): {otherwise}.")
             return False
         return True
 
@@ -194,6 +201,6 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def by_split(samples: pl.DataFrame, splits: Sequence[str] = ("train", "validation", "test")) -> dict[str, pl.DataFrame]:
+def by_split(samples: pl.DataFrame) -> dict[str, pl.DataFrame]:
     """{split: its samples}."""
-    return {split: samples.filter(pl.col("split") == split) for split in splits}
+    return {split: samples.filter(pl.col("split") == split) for split in SPLITS}

@@ -2,8 +2,8 @@
 
 Paper: Bao et al., "TALLRec: An Effective and Efficient Tuning Framework to Align Large Language Model with
 Recommendation" (RecSys 2023), section 3.2, rec-tuning: liked and disliked items and a target stand in a prompt, which
-asks for "Yes." or "No."; LoRA is trained by cross entropy on the answer. ExpCTR's section 5.1.4 gives the whole training
-split and a learning rate of 1e-4. Departures:
+asks for "Yes." or "No."; LoRA is trained by cross entropy on the answer. ExpCTR, section 5.1.4, gives it the whole
+training split and a learning rate of 1e-4. Departures:
 
 1. Its first stage, tuning on general instructions (Alpaca), is left out: instruction-tuned models have had it, and the
    embedded policy has no words for it.
@@ -116,10 +116,11 @@ def tallrec_fit(
         set_seed(seed)  # a fresh adapter's draw must not depend on what this process did before
         policy = policies.load()
         answers = scorer(policy)
+        device_batch = min(device_batch, batch_size)
         steps = max(1, batch_size // (device_batch * PartialState().num_processes))
         trainer = TALLRecTrainer(
             policy,
-            training_arguments(config, stage.folder, learning_rate, epochs, min(batch_size, device_batch), steps, seed),
+            training_arguments(config, stage.folder, learning_rate, epochs, device_batch, steps, seed),
             train_dataset=encode(tokenizer, samples["train"], question, answers.max_length),
             eval_dataset=encode(tokenizer, samples["validation"], question, answers.max_length),
             processing_class=tokenizer,

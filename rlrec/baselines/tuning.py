@@ -94,16 +94,27 @@ def _fit_all(fit_once, wanted: Sequence[tuple[Point, int]], workers: int) -> lis
     return [wait() for wait in waiting]
 
 
-def fit_recommender(data: SplitData, kind: type[Recommender], settings: Mapping, *, seed: int, **options) -> Fitted:
+def fit_recommender(
+    data: SplitData,
+    kind: type[Recommender],
+    settings: Mapping,
+    *,
+    seed: int,
+    item_texts: torch.Tensor | None = None,
+    **options,
+) -> Fitted:
     """Fit one recommender, stopped early by the validation split; its loss is that of its objective's first metric.
 
     Args:
         data: of a vocabulary that has what the model reads.
         kind: its class, built with the vocabulary's sizes and `settings`.
+        item_texts: (num_items, d), for UniSRec.
         options: of `rlrec.recommenders.fit`.
     """
     torch.manual_seed(seed)
     model = kind(**data.vocabulary.sizes(), **settings)
+    if item_texts is not None:
+        model.set_text_vectors(item_texts)
     result = data.fit(model, seed=seed, **options)
     metric = METRICS[model.objective][0]
     loss = result.history[result.best_epoch - 1][f"validation_{metric}"]

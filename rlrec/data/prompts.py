@@ -82,8 +82,8 @@ class PromptTemplate:
             return self._wrap(f"{compact_context(row, self.history_categories)} answer")
         domain, (liked, disliked) = self.domain, (_quoted(row, polarity) for polarity in (1, 0))
         return self._wrap(
-            f"Given the user's preference and unpreference, identify whether the user will like the target {domain} by "
-            f'answering "Yes." or "No."\nUser preference: {liked}\nUser unpreference: {disliked}\n'
+            f"Given the user's preference and unpreference, identify whether the user will like the target {domain} "
+            f'by answering "Yes." or "No."\nUser preference: {liked}\nUser unpreference: {disliked}\n'
             f'Whether the user will like the target {domain} "{row["title"]}":'
         )
 

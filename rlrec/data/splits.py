@@ -47,6 +47,7 @@ HISTORY_COLUMNS = {
     "item_id": "history",
     "label": "history_labels",
     "rating": "history_ratings",
+    "target": "history_targets",
     "title": "history_titles",
     "categories": "history_categories",
 }
@@ -168,10 +169,10 @@ def recpie_samples(
 
     Returns:
         One row per sample, by user and time, with the columns of `expctr_samples` and: target (rating scaled to
-        [0, 1]), history_ratings (in stars), user_mean (mean target of the user's earlier training interactions) and
-        item_rating_mean (item_mean of the target). Item means leave the sample's own row out. The mean of all training
-        ratings, to which all are drawn, does not: taken without the own row, it would differ between liked and
-        disliked rows, and so give the label away wherever nothing else is known.
+        [0, 1]), history_ratings (in stars), history_targets (scaled), user_mean (mean target of the user's earlier
+        training interactions) and item_rating_mean (item_mean of the target). Item means leave the sample's own row
+        out. The mean of all training ratings, to which all are drawn, does not: taken without the own row, it would
+        differ between liked and disliked rows, and so give the label away wherever nothing else is known.
 
     Raises:
         ValueError: a fraction, rating or the scale is out of bounds, a split is empty, or all its labels are equal.
@@ -212,7 +213,7 @@ def recpie_samples(
             f"The validation split has none of {len(samples)} samples: no user has enough interactions; use a larger "
             "validation_fraction, more samples, or a dataset's k-core."
         )
-    columns = ("item_id", "label", "rating", "title", "categories")
+    columns = ("item_id", "label", "rating", "target", "title", "categories")
     samples = with_history(samples, frame, items, history_length, columns)
     samples = samples.with_columns(
         item_mean=_item_mean(samples, training, "label", prior_strength),

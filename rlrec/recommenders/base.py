@@ -9,6 +9,7 @@ A recommender maps `batch`, a dict of tensors, and optional explanation embeddin
 | `categories` | (B, C) int64 | indices of the item's categories, padded with 0; C may be 0 |
 | `features` | (B, F) float32 | dense side features, standardised; F may be 0 |
 | `history` | (B, L) int64 | items the user had before, oldest first; 0 = padding or unknown; only where asked for |
+| `history_labels` | (B, L) float32 | the user's reaction to each: liked 1, disliked 0, or the rating in [0, 1] |
 
 `Vocabulary` makes such batches from the columns of a sample table.
 """
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import polars as pl
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -29,7 +31,7 @@ Batch = dict[str, torch.Tensor]
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "vocabulary.json"
-OBJECTIVES = ("binary", "rating")
+LOSSES = {"binary": F.binary_cross_entropy_with_logits, "rating": F.mse_loss}
 
 
 class SavedModel(nn.Module):
@@ -82,7 +84,7 @@ class Recommender(SavedModel):
 
     def __init__(self, config: dict):
         super().__init__(config)
-        if self.objective not in OBJECTIVES:
+        if self.objective not in LOSSES:
             raise ValueError(f"objective is {self.objective!r}, expected 'binary' or 'rating'")
 
     @property
@@ -92,6 +94,14 @@ class Recommender(SavedModel):
     def forward(self, batch: Batch, explanations: torch.Tensor | None = None) -> torch.Tensor:
         """Logits or ratings, (B,)."""
         raise NotImplementedError(f"{type(self).__name__} must define forward(batch, explanations=None)")
+
+    def loss(self, batch: Batch, explanations: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
+        """What `fit` minimises, for labels or ratings (B,); a model with another loss beside it overrides this."""
+        return self.target_loss(self(batch, explanations), labels)
+
+    def target_loss(self, outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Binary cross-entropy of logits (B,), or the mean squared error of ratings (B,)."""
+        return LOSSES[self.objective](outputs, labels)
 
     def check(self, batch: Batch, explanations: torch.Tensor | None = None) -> None:
         """Raise ValueError when the tensors do not fit the model; the hot path of training runs it once per fit."""
@@ -109,6 +119,8 @@ class Recommender(SavedModel):
                     f"batch['{key}'] holds indices {int(values.min())}..{int(values.max())}, but the model was built "
                     f"with {limit}={size}; encode the samples with the vocabulary that built the model"
                 )
+        if "history_labels" in batch:
+            check_reactions(batch["history_labels"], batch["history"])
         expected = (rows, self.config.get("num_features", 0))
         if tuple(batch["features"].shape) != expected:
             raise ValueError(f"batch['features'] has shape {tuple(batch['features'].shape)}, expected {expected}")
@@ -214,6 +226,7 @@ class Vocabulary:
         dense_features: names of the numeric columns used as dense features.
         means, scales: of the dense features over the training rows; a missing value becomes 0, the mean.
         history: whether batches hold the `history` of item ids.
+        history_labels: the column with the reaction to each item of the history; None = batches hold no reactions.
 
     >>> rows = pl.DataFrame({"user_id": ["u", "v"], "item_id": ["a", "b"], "categories": [["Drama"], []]})
     >>> vocabulary = Vocabulary.from_samples(rows)
@@ -230,6 +243,7 @@ class Vocabulary:
     means: list[float]
     scales: list[float]
     history: bool = False
+    history_labels: str | None = None
 
     @classmethod
     def from_samples(
@@ -238,6 +252,8 @@ class Vocabulary:
         dense_features: tuple[str, ...] = (),
         use_categories: bool = True,
         use_history: bool = False,
+        use_history_labels: bool = False,
+        history_labels_column: str = "history_labels",
     ) -> "Vocabulary":
         """Collect ids, categories (when the column is there) and feature statistics of the training rows.
 
@@ -245,11 +261,16 @@ class Vocabulary:
             samples: training rows with `user_id`, `item_id`, optionally `categories` (list of strings), and the
                 columns that `dense_features` names, such as `like_rate` and `item_mean`.
             use_history: also read the column `history` (lists of item ids, oldest first), whose items are then known.
+            use_history_labels: also read the user's reactions to the history, lists of numbers from 0 to 1.
+            history_labels_column: where they are; `history_targets` has RecPIE's scaled ratings.
 
         Raises:
-            ValueError: no rows, a column is missing, or a feature has no finite value.
+            ValueError: no rows, a column is missing, reactions without a history, or a feature has no finite value.
         """
-        require_columns(samples, ["user_id", "item_id", *dense_features, *(["history"] if use_history else [])])
+        lists = ["history"] * use_history + [history_labels_column] * use_history_labels
+        require_columns(samples, ["user_id", "item_id", *dense_features, *lists])
+        if use_history_labels and not use_history:
+            raise ValueError("use_history_labels needs use_history=True: reactions belong to the items of a history")
         if samples.is_empty():
             raise ValueError("a vocabulary needs at least one training row, the sample table is empty")
         use_categories = use_categories and "categories" in samples.columns
@@ -271,6 +292,7 @@ class Vocabulary:
             means=means,
             scales=scales,
             history=use_history,
+            history_labels=history_labels_column if use_history_labels else None,
         )
 
     def sizes(self) -> dict[str, int]:
@@ -286,7 +308,7 @@ class Vocabulary:
         """The batch of all rows; unknown users, items and categories, and nulls, get index 0.
 
         Raises:
-            ValueError: a column that the vocabulary uses is missing.
+            ValueError: a column that the vocabulary uses is missing, or a history has not as many reactions as items.
         """
         require_columns(samples, ["user_id", "item_id", *self.dense_features])
         features = torch.zeros(len(samples), len(self.dense_features))
@@ -295,14 +317,17 @@ class Vocabulary:
         lists = {"categories": self.categories} if self.categories else {}
         if self.history:
             lists["history"] = self.items
-        require_columns(samples, list(lists))
-        return {
+        require_columns(samples, [*lists, *([self.history_labels] if self.history_labels else [])])
+        batch = {
             "user": indices(samples["user_id"], self.users),
             "item": indices(samples["item_id"], self.items),
             "categories": torch.zeros(len(samples), 0, dtype=torch.long),
             "features": features,
             **{column: padded_indices(samples[column], names) for column, names in lists.items()},
         }
+        if self.history_labels:
+            batch["history_labels"] = reactions(samples, self.history_labels)
+        return batch
 
     def save(self, directory: str | Path) -> None:
         """Write vocabulary.json into `directory`, whole or not at all."""
@@ -328,13 +353,46 @@ def indices(values: pl.Series, names: list[str]) -> torch.Tensor:
 
 def padded_indices(lists: pl.Series, names: list[str]) -> torch.Tensor:
     """`indices` of each row's list, filled up with 0 to the longest one; int64 (N, L), L at least 1."""
+    return padded(lists, torch.long, lambda values: indices(values, names))
+
+
+def padded(lists: pl.Series, dtype: torch.dtype, encode: Callable[[pl.Series], torch.Tensor]) -> torch.Tensor:
+    """The values of each row's list as `encode` gives them, filled up with 0 to the longest list; (N, L), L >= 1."""
     lengths = lists.list.len().fill_null(0)
-    encoded = torch.zeros(len(lists), max(int(lengths.max() or 0), 1), dtype=torch.long)
+    encoded = torch.zeros(len(lists), max(int(lengths.max() or 0), 1), dtype=dtype)
     lists = lists.filter(lengths > 0)
     if len(lists):
         filled = torch.arange(encoded.shape[1]) < lengths.to_torch().long().unsqueeze(1)  # (N, L)
-        encoded[filled] = indices(lists.explode(), names)
+        encoded[filled] = encode(lists.explode())
     return encoded
+
+
+def reactions(samples: pl.DataFrame, column: str) -> torch.Tensor:
+    """The reactions to each row's history, filled up with 0 as the history is; float32 (N, L)."""
+    lengths = [samples[name].list.len().fill_null(0) for name in ("history", column)]
+    if (wrong := (lengths[0] != lengths[1]).arg_true()).len():
+        row = wrong[0]
+        raise ValueError(
+            f"row {row} has {lengths[0][row]} items in its history and {lengths[1][row]} reactions in '{column}'; "
+            "each item needs one"
+        )
+    if (missing := samples[column].list.eval(pl.element().is_null()).list.any().fill_null(False).arg_true()).len():
+        raise ValueError(f"row {missing[0]} has no reaction to an item of its history: a null in '{column}'")
+    return padded(samples[column], torch.float32, lambda values: values.cast(pl.Float32).to_torch())
+
+
+def check_reactions(labels: torch.Tensor, history: torch.Tensor) -> None:
+    if labels.shape != history.shape:
+        raise ValueError(
+            f"batch['history_labels'] has shape {tuple(labels.shape)}, batch['history'] {tuple(history.shape)}"
+        )
+    wrong = ~((labels >= 0) & (labels <= 1))  # NaN too
+    if wrong.any():
+        row = int(wrong.any(1).nonzero()[0])
+        raise ValueError(
+            f"batch['history_labels'] must lie in [0, 1], but row {row} has {float(labels[row][wrong[row]][0]):g}; "
+            "scale ratings, (rating - lowest) / (highest - lowest)"
+        )
 
 
 def finite(values: pl.Series) -> pl.Series:

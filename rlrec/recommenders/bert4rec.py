@@ -55,18 +55,16 @@ class BERT4Rec(NextItemModel):
             raise ValueError(
                 f"max_length is {max_length} and mask_share {mask_share}, expected at least 2 and between 0 and 1"
             )
-        layer = nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout, activation="gelu", batch_first=True)
         self.mask_vector = nn.Parameter(0.02 * torch.randn(dim))
         self.output = nn.Linear(dim, dim)  # W^P, b^P of eq. 7
         self.item_bias = nn.Parameter(torch.zeros(num_items))  # b^O
-        self.build(num_items, dim, max_length, dropout, layer, layers)
+        self.build(num_items, dim, max_length, dropout, encoder_layer(dim, heads, dropout), layers)
 
     def states(self, history: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """History (B, L) and which of its places are masked (B, L) -> states (B, L, d), GELU(W^P h + b^P) of eq. 7."""
         given = (history != 0) | masked
-        from_newest = (given.sum(1, keepdim=True) - given.cumsum(1)).clamp(min=0)  # the newest has position 0
         x = torch.where(masked.unsqueeze(-1), self.mask_vector, self.item_table(history))
-        x = self.dropout(x + self.position_table(from_newest))
+        x = self.dropout(x + self.position_table(places_from_newest(given)))
         x = self.encoder(x, src_key_padding_mask=~given)
         return F.gelu(self.output(x))
 
@@ -95,3 +93,17 @@ class BERT4Rec(NextItemModel):
     def own_scores(self, states: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         """As in `NextItemModel`, plus each item's bias."""
         return super().own_scores(states, items) + self.item_bias[items]
+
+
+def encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
+    """One block of the paper's (section 3.3): layer norm after each residual, GELU between widths 4 d and d."""
+    return nn.TransformerEncoderLayer(dim, heads, 4 * dim, dropout, activation="gelu", batch_first=True)
+
+
+def places_from_newest(given: torch.Tensor) -> torch.Tensor:
+    """`given` (B, L) -> how many later items each place has; the newest has 0.
+
+    >>> places_from_newest(torch.tensor([[True, True, True], [True, False, False]])).tolist()
+    [[2, 1, 0], [0, 0, 0]]
+    """
+    return given.sum(1, keepdim=True) - given.cumsum(1)

@@ -22,7 +22,6 @@ from torch import nn
 from rlrec.recommenders.base import Batch, Recommender, read_json, write_json
 
 MINIMUM_VALIDATION_ROWS = 10
-LOSSES = {"binary": F.binary_cross_entropy_with_logits, "rating": F.mse_loss}
 METRICS = {"binary": ("log_loss", "auc"), "rating": ("rmse",)}  # the first is the default of early stopping
 
 
@@ -220,7 +219,7 @@ def train_epoch(model, optimizer, data: Batch, empty: Batch, batch_size: int) ->
         part = {key: values[index] for key, values in parts.items()}
         label, z = part.pop("label"), part.pop("explanations", None)
         part |= {key: values[: len(label)] for key, values in empty.items()}
-        loss = LOSSES[model.objective](model(part, z), label)
+        loss = model.loss(part, z, label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

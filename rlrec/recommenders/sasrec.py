@@ -53,23 +53,17 @@ class SASRec(NextItemModel):
     ):
         super().__init__({k: v for k, v in locals().items() if k not in ("self", "__class__")})
         self.check_objective()
-        layer = nn.TransformerEncoderLayer(
-            dim, heads, dim, dropout, activation="relu", batch_first=True, norm_first=True
-        )
-        self.build(num_items, dim, max_length, dropout, layer, layers)
+        self.build(num_items, dim, max_length, dropout, encoder_layer(dim, heads, dropout), layers)
 
     def states(self, history: torch.Tensor) -> torch.Tensor:
         """History (B, L), padded at the end, L <= max_length -> states (B, L, d); the t-th knows items 1 to t."""
-        length = history.shape[1]
-        x = self.dropout(self.item_table(history) + self.position_table.weight[:length])
-        mask = nn.Transformer.generate_square_subsequent_mask(length, device=x.device)
-        return self.encoder(x, mask=mask, is_causal=True)
+        x = self.dropout(self.item_table(history) + self.position_table.weight[: history.shape[1]])
+        return causal_states(self.encoder, x)
 
     def next_states(self, history: torch.Tensor) -> torch.Tensor:
         """The state of the newest item: (B, L) -> (B, d)."""
         history = to_left(history, self.max_length)
-        newest = ((history != 0).sum(1) - 1).clamp(min=0)
-        return self.states(history)[torch.arange(len(history), device=history.device), newest]
+        return newest_states(self.states(history), history != 0)
 
     def loss(self, history: torch.Tensor) -> torch.Tensor:
         """Every item from those before it, of the newest max_length + 1 items of each sequence (B, L)."""
@@ -79,3 +73,20 @@ class SASRec(NextItemModel):
         if self.config["objective"] == "bpr":
             return self.bpr(states, targets)
         return self.cross_entropy(states, targets, self.config["negatives"])
+
+
+def encoder_layer(dim: int, heads: int, dropout: float) -> nn.TransformerEncoderLayer:
+    """One block of the paper's: layer norm before, dropout and residual after attention and feed-forward layers."""
+    return nn.TransformerEncoderLayer(dim, heads, dim, dropout, activation="relu", batch_first=True, norm_first=True)
+
+
+def causal_states(encoder: nn.TransformerEncoder, x: torch.Tensor) -> torch.Tensor:
+    """(B, L, d) -> (B, L, d), each state from its own vector and those before it."""
+    mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+    return encoder(x, mask=mask, is_causal=True)
+
+
+def newest_states(states: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+    """The state at each history's newest item, of an empty one the first: (B, L, d), `given` (B, L) -> (B, d)."""
+    newest = (given.sum(1) - 1).clamp(min=0)
+    return states[torch.arange(len(states), device=states.device), newest]

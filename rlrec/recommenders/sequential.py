@@ -40,10 +40,22 @@ def to_left(history: torch.Tensor, length: int) -> torch.Tensor:
     tensor([[6, 7],
             [3, 0]])
     """
+    return newest_to_left(length, history)[0]
+
+
+def newest_to_left(length: int, history: torch.Tensor, *beside: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`to_left`, with the places `beside` (B, L), such as reactions, that go with the items of the history."""
     given = history != 0
     newest = given & (given.flip(1).cumsum(1).flip(1) <= length)
     order = (~newest).int().argsort(dim=1, stable=True)
-    return (history * newest).gather(1, order)[:, : max(1, int(newest.sum(1).max()))]
+    width = max(1, int(newest.sum(1).max())) if len(history) else 1
+    return tuple((values * newest).gather(1, order)[:, :width] for values in (history, *beside))
+
+
+def transformer(layer: nn.TransformerEncoderLayer, layers: int) -> nn.TransformerEncoder:
+    """`layers` copies of `layer`, which start as torch has them; a last layer norm where it comes first in each."""
+    final_norm = nn.LayerNorm(layer.linear1.in_features) if layer.norm_first else None
+    return nn.TransformerEncoder(layer, layers, norm=final_norm, enable_nested_tensor=False)
 
 
 class NextItemModel(SavedModel):
@@ -70,8 +82,7 @@ class NextItemModel(SavedModel):
         self.item_table = nn.Embedding(num_items, dim)
         self.position_table = nn.Embedding(max_length, dim)
         self.dropout = nn.Dropout(dropout)
-        final_norm = nn.LayerNorm(dim) if layer.norm_first else None
-        self.encoder = nn.TransformerEncoder(layer, layers, norm=final_norm, enable_nested_tensor=False)
+        self.encoder = transformer(layer, layers)
         for table in (self.item_table, self.position_table):
             nn.init.normal_(table.weight, std=0.02)
 

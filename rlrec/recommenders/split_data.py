@@ -38,10 +38,20 @@ class SplitData:
         target: str = "label",
         use_categories: bool = False,
         use_history: bool = False,
+        use_history_labels: bool = False,
+        history_labels_column: str = "history_labels",
     ) -> "SplitData":
-        """Split `samples` by their column `split`; `target` names the column to be predicted."""
+        """Split `samples` by their column `split`; `target` names the column to be predicted, the others are as in
+        `Vocabulary.from_samples`."""
         parts = {split: samples.filter(pl.col("split") == split) for split in SPLITS}
-        vocabulary = Vocabulary.from_samples(parts["train"], tuple(dense_features), use_categories, use_history)
+        vocabulary = Vocabulary.from_samples(
+            parts["train"],
+            tuple(dense_features),
+            use_categories,
+            use_history,
+            use_history_labels,
+            history_labels_column,
+        )
         batches = {split: vocabulary.encode(part) for split, part in parts.items()}
         targets = {split: part[target].to_torch().float() for split, part in parts.items()}
         return cls(parts, vocabulary, batches, targets)

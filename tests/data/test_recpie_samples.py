@@ -78,6 +78,7 @@ def test_history_is_all_that_the_user_rated_before_in_any_split():
         before = rated[:position]
         assert sampled["history"] == [f"i{item}" for item, _ in before]
         assert sampled["history_ratings"] == [float(stars) for _, stars in before]
+        assert sampled["history_targets"] == [(stars - 1) / 4 for _, stars in before]
         assert sampled["history_labels"] == [int(stars >= 4) for _, stars in before]
         assert sampled["history_titles"] == [f"Title {item}" for item, _ in before]
         assert sampled["history_categories"] == [["C"]] * position
@@ -227,7 +228,13 @@ def test_number_of_samples(world):
 def test_columns_are_those_of_expctr_and_four_more(world):
     expctr = expctr_samples(world.interactions, world.items, threshold=3, num_samples=None)
     recpie = recpie_samples(world.interactions, world.items, rating_scale=(1, 5))
-    assert set(recpie.columns) - set(expctr.columns) == {"target", "history_ratings", "user_mean", "item_rating_mean"}
+    assert set(recpie.columns) - set(expctr.columns) == {
+        "target",
+        "history_ratings",
+        "history_targets",
+        "user_mean",
+        "item_rating_mean",
+    }
     assert dict(recpie.select(expctr.columns).schema) == dict(expctr.schema)
 
 

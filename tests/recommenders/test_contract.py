@@ -6,14 +6,30 @@ import polars as pl
 import pytest
 import torch
 
-from rlrec.recommenders import NCF, DeepFM, SelfAttentiveGRU, Vocabulary, fit
+from rlrec.recommenders import (
+    DCN,
+    DIEN,
+    DIN,
+    DSSM,
+    FM,
+    NCF,
+    PNN,
+    AutoInt,
+    DCNv2,
+    DeepFM,
+    FiGNN,
+    PointwiseBERT4Rec,
+    PointwiseCaser,
+    PointwiseGRU4Rec,
+    PointwiseSASRec,
+    SelfAttentiveGRU,
+    UniSRec,
+    Vocabulary,
+    XDeepFM,
+    fit,
+)
 
 SLOTS, DIM = 2, 6
-
-
-def build_deepfm(sizes: dict[str, int]) -> DeepFM:
-    torch.manual_seed(0)
-    return DeepFM(**sizes, embedding_dim=4, hidden_dims=(8, 8), explanation_slots=SLOTS, explanation_dim=DIM)
 
 
 def builder(model_class, **arguments):
@@ -24,11 +40,36 @@ def builder(model_class, **arguments):
     return build
 
 
+def build_unisrec(sizes: dict[str, int]) -> UniSRec:
+    model = builder(UniSRec, text_dim=5)(sizes)
+    model.set_text_vectors(torch.randn(sizes["num_items"], 5))
+    return model
+
+
+SMALL = {"embedding_dim": 4, "hidden_dims": (8, 8)}
 RECOMMENDERS = [
-    pytest.param(build_deepfm, id="deepfm"),
+    pytest.param(builder(DeepFM, **SMALL), id="deepfm"),
+    pytest.param(builder(DeepFM, objective="rating", **SMALL), id="deepfm_rating"),
+    pytest.param(builder(FM), id="fm"),
+    pytest.param(builder(DSSM, **SMALL), id="dssm"),
+    pytest.param(builder(AutoInt, **SMALL), id="autoint"),
+    pytest.param(builder(PNN, **SMALL), id="pnn"),
+    pytest.param(builder(XDeepFM, cin_dims=(4, 4), **SMALL), id="xdeepfm"),
+    pytest.param(builder(FiGNN), id="fignn"),
+    pytest.param(builder(DCN, **SMALL), id="dcn"),
+    pytest.param(builder(DCNv2, **SMALL), id="dcnv2"),
+    pytest.param(builder(DCNv2, objective="rating", **SMALL), id="dcnv2_rating"),
     pytest.param(builder(SelfAttentiveGRU), id="self_attentive_gru"),
     pytest.param(builder(SelfAttentiveGRU, objective="rating"), id="self_attentive_gru_rating"),
     pytest.param(builder(NCF), id="ncf"),
+    pytest.param(builder(DIN), id="din"),
+    pytest.param(builder(DIN, objective="rating"), id="din_rating"),
+    pytest.param(builder(DIEN), id="dien"),
+    pytest.param(builder(PointwiseCaser), id="caser"),
+    pytest.param(builder(PointwiseGRU4Rec), id="gru4rec"),
+    pytest.param(builder(PointwiseSASRec), id="sasrec"),
+    pytest.param(builder(PointwiseBERT4Rec), id="bert4rec"),
+    pytest.param(build_unisrec, id="unisrec"),
 ]
 pytestmark = pytest.mark.parametrize("build", RECOMMENDERS)
 
@@ -43,6 +84,7 @@ def make_samples(rows: int = 64) -> pl.DataFrame:
             "like_rate": [n % 11 / 10 for n in numbers],
             "item_mean": [n % 4 / 3 for n in numbers],
             "history": [[f"item {m % 6}" for m in range(n, n + n % 4)] for n in numbers],  # item 5 is nobody's target
+            "history_labels": [[m % 2 for m in range(n % 4)] for n in numbers],
             "label": [int(n % 5 < 2) for n in numbers],
         },
         schema_overrides={"categories": pl.List(pl.String)},
@@ -56,7 +98,7 @@ def samples() -> pl.DataFrame:
 
 @pytest.fixture
 def vocabulary(samples) -> Vocabulary:
-    return Vocabulary.from_samples(samples, dense_features=("like_rate", "item_mean"), use_history=True)
+    return Vocabulary.from_samples(samples, ("like_rate", "item_mean"), use_history=True, use_history_labels=True)
 
 
 @pytest.fixture
@@ -166,7 +208,8 @@ def test_equal_seeds_give_equal_models_and_leave_the_global_random_state(
 
 def test_one_user_and_one_item(build):
     samples = pl.DataFrame({"user_id": ["u"] * 4, "item_id": ["i"] * 4, "history": [[]] * 4, "label": [0, 1, 1, 1]})
-    vocabulary = Vocabulary.from_samples(samples, use_history=True)
+    samples = samples.with_columns(history_labels="history")
+    vocabulary = Vocabulary.from_samples(samples, use_history=True, use_history_labels=True)
     model = build(vocabulary.sizes())
     batch = vocabulary.encode(samples)
     fit(model, batch, samples["label"].to_torch(), epochs=300, learning_rate=1e-2)
@@ -189,6 +232,7 @@ def test_unknown_ids_categories_and_missing_features_are_predicted(build, vocabu
             "like_rate": [None, float("nan")],
             "item_mean": [None, None],
             "history": [["new", None], None],
+            "history_labels": [[1, 0], None],
         },
         schema_overrides={"item_mean": pl.Float64},
     )

@@ -59,6 +59,27 @@ def test_a_model_without_slots_refuses_explanations():
         DeepFM(4, 4)(ids(4), torch.zeros(4, 1, 8))
 
 
+def test_saved_models_of_before_load():
+    """Names and shapes of the weights, and a config without an objective."""
+    model = DeepFM(2, 3, 4, 1, embedding_dim=2, hidden_dims=(5,), explanation_slots=1, explanation_dim=6)
+    shapes = {name: tuple(values.shape) for name, values in model.state_dict().items()}
+    assert shapes == {
+        "feature_vectors": (1, 3),
+        "table.weight": (9, 3),
+        "mlp.0.weight": (5, 2 * 4),
+        "mlp.0.bias": (5,),
+        "explanation_input.mean": (1, 6),
+        "explanation_input.scale": (1, 6),
+        "explanation_input.projection.weight": (16, 6),
+        "head.0.weight": (5, 5 + 16),
+        "head.0.bias": (5,),
+        "head.3.weight": (1, 5),
+        "head.3.bias": (1,),
+    }
+    config = {name: value for name, value in model.config.items() if name != "objective"}
+    assert DeepFM(**config).objective == "binary"
+
+
 def test_explanation_dropout_of_one_trains_without_explanations():
     torch.manual_seed(0)
     model = DeepFM(4, 4, dropout=0.0, explanation_slots=1, explanation_dim=8, explanation_dropout=1.0).train()

@@ -16,6 +16,8 @@ SAMPLES = pl.DataFrame(
         "target": [0.75, 0.25, 1.0, 0.5, 0.0],
         "categories": [["war"], ["drama"], ["new"], ["war", "drama"], []],
         "history": [["a", "c"], [], ["a"], ["c"], ["a"]],
+        "history_labels": [[1, 0], [], [0], [1], [1]],
+        "stars": [[0.5, 0.0], [], [0.25], [1.0], [0.75]],
         "like_rate": [2.0, 1.0, 0.0, 3.0, 2.0],
     }
 )
@@ -52,6 +54,13 @@ def test_options_of_the_vocabulary():
     # training mean 2, deviation 1; the test sample's 2 is the mean
     assert data.batches["train"]["features"].flatten().tolist() == [-1.0, 1.0, 0.0]
     assert data.batches["test"]["features"].tolist() == [[0.0]]
+
+
+def test_reactions_to_the_history():
+    data = SplitData.build(SAMPLES, use_history=True, use_history_labels=True)
+    assert data.batches["test"]["history_labels"].tolist() == [[1, 0]]
+    data = SplitData.build(SAMPLES, use_history=True, use_history_labels=True, history_labels_column="stars")
+    assert data.batches["train"]["history_labels"].tolist() == [[0.0], [1.0], [0.75]]
 
 
 def test_rows_are_what_fit_takes():

@@ -64,6 +64,40 @@ def test_histories_are_padded_and_their_items_known(samples):
         Vocabulary.from_samples(samples, use_history=True)
 
 
+def test_reactions_beside_the_history(samples):
+    rows = samples.with_columns(
+        history=pl.Series([["z", "x"], [], ["y", "new", "x"]]),
+        history_labels=pl.Series([[1, 0], None, [0, 1, 1]]),
+        history_targets=pl.Series([[0.75, 0.25], [], [0.0, 0.5, 1.0]]),
+    )
+    vocabulary = Vocabulary.from_samples(rows, use_history=True, use_history_labels=True)
+    labels = vocabulary.encode(rows)["history_labels"]
+    assert labels.tolist() == [[1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    assert labels.dtype == torch.float32
+    options = {"use_history": True, "use_history_labels": True, "history_labels_column": "history_targets"}
+    scaled = Vocabulary.from_samples(rows, **options)
+    assert scaled.encode(rows)["history_labels"].tolist() == [[0.75, 0.25, 0], [0, 0, 0], [0, 0.5, 1]]
+    assert "history_labels" not in Vocabulary.from_samples(rows, use_history=True).encode(rows)
+
+
+def test_reactions_that_do_not_belong_to_a_history(samples):
+    rows = samples.with_columns(history=pl.Series([["z", "x"], [], ["y"]]), history_labels=pl.Series([[1, 0], [], []]))
+    vocabulary = Vocabulary.from_samples(rows, use_history=True, use_history_labels=True)
+    with pytest.raises(ValueError, match="row 2 has 1 items in its history and 0 reactions in 'history_labels'"):
+        vocabulary.encode(rows)
+    with pytest.raises(ValueError, match=r"no column \['history_labels'\]"):
+        vocabulary.encode(rows.drop("history_labels"))
+    with pytest.raises(ValueError, match=r"no column \['history_targets'\]"):
+        Vocabulary.from_samples(
+            rows, use_history=True, use_history_labels=True, history_labels_column="history_targets"
+        )
+    with pytest.raises(ValueError, match="needs use_history=True"):
+        Vocabulary.from_samples(rows, use_history_labels=True)
+    nothing = rows.with_columns(history_labels=pl.Series([[1, None], [], [1]]))
+    with pytest.raises(ValueError, match="row 0 has no reaction to an item of its history"):
+        vocabulary.encode(nothing)
+
+
 def test_only_empty_histories(samples):
     rows = samples.with_columns(history=pl.Series([[], None, []]))
     vocabulary = Vocabulary.from_samples(rows, use_history=True)
@@ -76,6 +110,7 @@ def test_a_vocabulary_saved_before_histories_were_known(samples, tmp_path):
     vocabulary.save(tmp_path)
     content = json.loads((tmp_path / "vocabulary.json").read_text())
     assert content.pop("history") is False
+    assert content.pop("history_labels") is None
     (tmp_path / "vocabulary.json").write_text(json.dumps(content))
     assert Vocabulary.load(tmp_path) == vocabulary
 
