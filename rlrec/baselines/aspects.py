@@ -42,7 +42,7 @@ GRID = {
     ],
     "mter": [{"lambda_bpr": weight, "lr": rate} for weight in (1.0, 10.0) for rate in (0.05, 0.1)],
 }
-# cornac's defaults (15, 15, 12, 12 factors, 1,000 comparisons in each of 200,000 steps) take an hour for 12,000 ratings.
+# cornac's defaults (15, 15, 12, 12; 1,000 comparisons in each of 200,000 steps) take an hour for 12,000 ratings.
 MTER_SIZES = {
     "n_user_factors": 8,
     "n_item_factors": 8,
