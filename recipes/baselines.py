@@ -20,14 +20,16 @@ import sys
 
 from reward_models import FirstTokenScorer
 from rlrec.arguments import DataArguments, PolicyArguments, load_config, one_sentence, parse_arguments
-from rlrec.baselines import BaselineArguments, ClickBaselines, RatingBaselines
+from rlrec.baselines import BaselineArguments, ClickBaselines, RankingBaselines, RatingBaselines
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.recpie import RecPIEArguments
+from rlrec.trail import TRAILArguments, TRAILConfig
 
 SYSTEMS = {  # the rows, and what the system's own recipe parses beside data and policy
     "expctr": (ClickBaselines, ExpCTRArguments, PPOConfig),
     "recpie": (RatingBaselines, RecPIEArguments, PPOConfig),
+    "trail": (RankingBaselines, TRAILArguments, TRAILConfig),
 }
 
 
