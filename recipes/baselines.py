@@ -4,8 +4,8 @@
     python recipes/baselines.py --config expctr/ml-100k --raw_dir path/to/ml-100k --rows fm din tallrec --seed 1 ...
     accelerate launch recipes/baselines.py --config recpie/simulated --rows tallrec
 
-It takes the configuration of a system (expctr: clicks, Table 1; recpie: ratings, Table 2), draws the same samples from
-the same data with the same seed, and for each row
+It takes the configuration of a system (expctr: clicks, Table 1; recpie: ratings, Table 2; trail: rankings, Table 2),
+draws the same samples from the same data with the same seed, and for each row
 
     fits once at each point of one small grid, and chooses the point with the least loss on the validation split;
     fits again there with other seeds, and takes the mean of the test metrics
@@ -43,10 +43,10 @@ def main() -> None:
     )
     if not is_own_config and not any(argument.startswith("--output_dir") for argument in sys.argv):
         config.output_dir += "-baselines"  # the configuration names the folder of the system's own run
-    with one_sentence(ValueError, OSError):
+    with one_sentence(ValueError, OSError, ImportError):
         run = baselines(arguments, *settings, config, FirstTokenScorer)
-    for row in run.unfinished:
-        run.write_row(row)
+        for row in run.unfinished:
+            run.write_row(row)
     run.finish()
 
 
