@@ -30,7 +30,7 @@ class InteractingLayer(nn.Module):
         super().__init__()
         if dim % heads:
             raise ValueError(f"vectors of size {dim} cannot be shared by {heads} heads; choose a divisor of {dim}")
-        self.heads = heads
+        self.heads, self.residual = heads, residual
         self.projections = nn.Linear(dim, (3 + residual) * dim, bias=False)  # W_query, W_key, W_value, W_res
 
     def forward(self, fields: torch.Tensor) -> torch.Tensor:
@@ -38,7 +38,8 @@ class InteractingLayer(nn.Module):
         rows, count, dim = fields.shape
         head = dim // self.heads
         # Heads before rows: one copy, after which all products are batches of small matrices.
-        parts = self.projections(fields).view(rows, count, -1, self.heads, head).permute(2, 3, 0, 1, 4).flatten(1, 2)
+        parts = self.projections(fields).view(rows, count, 3 + self.residual, self.heads, head)
+        parts = parts.permute(2, 3, 0, 1, 4).flatten(1, 2)
         query, key, value, *residual = parts.unbind()  # (heads * B, fields, head) each
         weights = (query @ key.transpose(1, 2) * head**-0.5).softmax(-1)
         attended = torch.baddbmm(residual[0], weights, value) if residual else weights @ value
