@@ -7,6 +7,7 @@ import polars as pl
 
 from rlrec.evaluation.ranking import COLD_USERS, rank_items
 from rlrec.row_names import row_label
+from rlrec.tables import defused
 from rlrec.trail.histories import trend_class
 
 LONGEST_CELL = 700  # characters; some reviews are pages long
@@ -54,8 +55,8 @@ def shortened(text: str) -> str:
     >>> shortened("a | <b>\\n c")
     'a \\\\| &lt;b> c'
     """
-    text = " ".join(str(text).split()).replace("|", "\\|").replace("<", "&lt;")
-    return text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL].rstrip() + " …"
+    text = " ".join(str(text).split())
+    return defused(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL].rstrip() + " …")
 
 
 def _case_table(lines: Lines) -> str:
