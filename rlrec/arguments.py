@@ -120,6 +120,7 @@ class PolicyArguments:
             raise ValueError(f"dtype is {self.dtype!r}, but must be float32, bfloat16 or float16.")
 
 
+@dataclass
 class StageArguments:
     """What ExpCTR's and RecPIE's arguments share: what stands before a stage of PPO."""
 
