@@ -268,7 +268,10 @@ def _how_to_load(system: str, base_model: str | None) -> str:
 
 def _limitations(system: str, dataset: str) -> str:
     points = {"trail": TRAIL_LIMITS, "seller": SELLER_LIMITS}.get(system, REWARD_LIMITS)
-    points = [*points, f"Trained and tested on {dataset} alone; other domains, languages and prompts were not tried."]
+    points = [
+        *points,
+        f"Trained and tested on {defused(dataset)} alone; other domains, languages and prompts were not tried.",
+    ]
     if system != "trail":
         points.append(
             "Explanations describe the tastes of real people where the data does; check them before showing them."

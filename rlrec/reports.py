@@ -32,6 +32,7 @@ from rlrec.tables import (
     RANKINGS,
     UTILITY,
     control_table,
+    defused,
     explanation_table,
     group_table,
     latex_table,
@@ -92,7 +93,10 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     for metric in task.headline:
         title = f"{metric_label(metric)} differences (same {same}, users resampled)"
         tables[title] = difference_table(frames, metric=metric)
-    return "\n\n".join(f"## {title}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1]) + "\n"
+    return (
+        "\n\n".join(f"## {defused(title)}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1])
+        + "\n"
+    )
 
 
 def report(folders: Sequence[str | Path], output_dir: str | Path, pictures: bool = True) -> list[Path]:

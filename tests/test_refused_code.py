@@ -44,7 +44,7 @@ def parsed(config, *arguments, kind=ExpCTRArguments):
 
 
 @pytest.mark.parametrize("module", [expctr, recpie])
-@pytest.mark.parametrize("names", ["[lc, my_evil_rewards.reward]", "my_evil_rewards.reward"])
+@pytest.mark.parametrize("names", ["[groundedness, my_evil_rewards.reward]", "my_evil_rewards.reward"])
 def test_a_configuration_that_names_code_is_refused(code, tmp_path, monkeypatch, capsys, module, names):
     config = tmp_path / "theirs.yaml"
     config.write_text(f"reward_funcs: {names}\noutput_dir: {tmp_path / 'run'}\n")
