@@ -146,9 +146,10 @@ class TextEncoder:
 
         Of an encoder-decoder model (Sentence-T5) the encoder is taken.
         """
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        model = AutoModel.from_pretrained(name_or_path, revision=revision)
+        tokenizer, config, model = (
+            kind.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+            for kind in (AutoTokenizer, AutoConfig, AutoModel)
+        )
         model = model.get_encoder() if config.is_encoder_decoder else model
         return cls(model.requires_grad_(False).eval().to(device), tokenizer, **options)
 

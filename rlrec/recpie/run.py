@@ -63,7 +63,14 @@ class RecPIERun(RecPIERows):
     """
 
     system = "recpie"
-    evaluation = ("recommender_fits", "robustness", "more_variants", "scoring_batch", "fit_workers")
+    evaluation = (
+        "recommender_fits",
+        "robustness",
+        "more_variants",
+        "scoring_batch",
+        "fit_workers",
+        *RecPIERows.evaluation,
+    )
 
     def __init__(
         self,
