@@ -20,8 +20,10 @@ from rlrec.evaluation import shuffle_labels
 from rlrec.expctr import ExpCTRArguments, ExpCTRRun
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
+from rlrec.stopping import stops_in_order
 
 
+@stops_in_order()
 @one_sentence(RewardFailure)
 def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(

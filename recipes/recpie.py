@@ -19,6 +19,7 @@ from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
 from rlrec.recpie import RecPIEArguments, RecPIERun
+from rlrec.stopping import stops_in_order
 
 
 def alternate(run: RecPIERun, variant: str) -> None:
@@ -32,6 +33,7 @@ def alternate(run: RecPIERun, variant: str) -> None:
     run.add_row("", explanations)
 
 
+@stops_in_order()
 @one_sentence(RewardFailure)
 def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(

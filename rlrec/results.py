@@ -23,6 +23,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from rlrec.files import read_frame, read_json, replacing
+
 SCHEMA = 1
 REQUIRED = ("schema", "system", "dataset", "seed", "rows", "controls")
 PACKAGES = ("rlrec", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "scikit-learn")
@@ -33,22 +35,16 @@ WINDOW_COLUMNS = ("window", "item_id", "title", "history", "popularity")  # of s
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
     """Write `text` to `path` (its folder is made) so that no reader ever sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_parquet_atomic(path: str | Path, frame: pl.DataFrame) -> Path:
     """Write `frame` to `path` (its folder is made) so that no reader ever sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.write_parquet(temporary)
-    os.replace(temporary, path)
-    return path
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
+    return Path(path)
 
 
 def to_json(value) -> str:
@@ -140,10 +136,7 @@ def read_results(run_dir: str | Path) -> dict:
     path = path / "results.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; give the output folder of a finished run.")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run the recipe again.") from error
+    record = read_json(path)
     missing = [key for key in REQUIRED if key not in record] if isinstance(record, dict) else list(REQUIRED)
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; it is not a results file of rlrec.")
@@ -168,7 +161,7 @@ def read_log_histories(run_dir: str | Path) -> dict[str, list[dict]]:
     paths = sorted(
         Path(run_dir).glob("logs/*.json"), key=lambda path: ("lc" not in path.stem, len(path.stem), path.stem)
     )
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: read_json(path) for path in paths}
 
 
 def write_predictions(
@@ -212,7 +205,7 @@ def read_users(run_dir: str | Path) -> pl.DataFrame | None:
 
 
 def _read_parquet(path: Path) -> pl.DataFrame | None:
-    return pl.read_parquet(path) if path.is_file() else None
+    return read_frame(path) if path.is_file() else None
 
 
 def git_revision() -> str | None:

@@ -19,7 +19,7 @@ import polars as pl
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
+from rlrec.alternating import PolicyStage, finish_stage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.asking import Endpoint
 from rlrec.data.sequences import sequence_samples, split_by_time
@@ -317,7 +317,7 @@ class SELLERRun(SELLERRows):
                 processing_class=self.policies.tokenizer,
                 eval_dataset=rows[training:] if self.config.eval_strategy != "no" else None,
             )
-            finish_stage(stage, trainer, newest_checkpoint(stage.folder))
+            finish_stage(stage, trainer)
         if self.state.is_main_process:
             write_log_history(self.output, name, stage.log_history)
 
