@@ -4,6 +4,7 @@ and logs/<stage>.json.
 
 Reports read these files alone, so whatever a table or picture needs must be in them. Every file is written under a
 temporary name in its own folder and then renamed: a killed run leaves the old file or the new one, never half of one.
+What is read again has a checksum beside it (rlrec/files.py), and a damaged file is named.
 JSON here is strict: a number that is not finite (the AUC of an empty group) is written as null.
 """
 
@@ -34,8 +35,8 @@ WINDOW_COLUMNS = ("window", "item_id", "title", "history", "popularity")  # of s
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` (its folder is made) so that no reader ever sees half of it."""
-    with replacing(path) as temporary:
+    """Write `text` to `path` (its folder is made) so that no reader ever sees half of it; JSON with a checksum."""
+    with replacing(path, checksum=Path(path).suffix == ".json") as temporary:
         temporary.write_text(text, encoding="utf-8")
     return Path(path)
 

@@ -249,9 +249,9 @@ class InjectedLLM(nn.Module):
         """Write adapter.safetensors (adapter and linears) and adapter.json (`identity`), not the LLM."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with replacing(folder / WEIGHTS_FILE) as temporary:
+        with replacing(folder / WEIGHTS_FILE, checksum=False) as temporary:
             save_file({name: value.cpu().contiguous() for name, value in self.trained_state().items()}, temporary)
-        with replacing(folder / IDENTITY_FILE) as temporary:
+        with replacing(folder / IDENTITY_FILE, checksum=False) as temporary:
             temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
 
     @classmethod

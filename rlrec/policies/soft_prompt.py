@@ -139,9 +139,9 @@ class SoftPrompt(nn.Module):
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        with replacing(directory / WEIGHTS_FILE) as temporary:
+        with replacing(directory / WEIGHTS_FILE, checksum=False) as temporary:
             save_file({"projection.weight": self.projection.weight.detach().cpu().contiguous()}, temporary)
-        with replacing(directory / IDENTITY_FILE) as temporary:
+        with replacing(directory / IDENTITY_FILE, checksum=False) as temporary:
             temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
 
     @classmethod

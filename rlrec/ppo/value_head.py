@@ -68,7 +68,7 @@ def save_value_head(model, folder: str, state_dict: dict[str, Tensor] | None) ->
     tensors = gathered or getattr(model, VALUE_HEAD).state_dict()
     tensors = {name.rsplit(".", 1)[-1]: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     path = os.path.join(folder, f"{VALUE_HEAD}.safetensors")
-    with replacing(path) as temporary:
+    with replacing(path, checksum=False) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 
 

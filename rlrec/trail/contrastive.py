@@ -181,7 +181,7 @@ def save_projection_head(model: nn.Module, folder: str | os.PathLike, state_dict
     tensors = gathered or getattr(model, PROJECTION_HEAD).state_dict()
     path = os.path.join(folder, f"{PROJECTION_HEAD}.safetensors")
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
-    with replacing(path) as temporary:
+    with replacing(path, checksum=False) as temporary:
         safetensors.torch.save_file(tensors, temporary)
 
 
