@@ -2,9 +2,10 @@
 
     python tests/faults/killing.py {expctr|recpie|stage} FOLDER [--kills 20] [--seed 0]
 
-Each run is a process of its own, forked from this one, which has imported the libraries and done nothing else. The
-uninterrupted run notes when each function of `POINTS` was called and for how long; kills are drawn from that: two of
-three at a share of one call of a point, the points in turn, and the third at any moment of the run.
+Each process is forked from this one, which has imported the libraries and done nothing else. It is killed at a random
+share of a random one of its next calls of the functions in `POINTS`, or (every third kill) at a random moment; the
+same command goes on in the same folder, and is killed again until it ends. Then the next run begins, until all kills
+are done; every run must end with what the uninterrupted one left.
 """
 
 import argparse
@@ -18,7 +19,6 @@ import sys
 import threading
 import time
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,14 +95,15 @@ class Watch:
 
     Args:
         started: when the process began.
-        plan: {"after": seconds}, or {"point": name, "call": number, "after": seconds in the call}; None: no kill.
+        plan: {"after": seconds}, or {"call": number, "share": of that call, "seconds": {point: a call's}};
+            None: no kill.
         note: file for the point at which the kill came.
     """
 
     def __init__(self, started: float, plan: dict | None, note: Path):
         self.started, self.plan, self.note = started, plan, note
-        self.calls, self.inside, self.counts = [], [], Counter()
-        if plan and "point" not in plan:
+        self.calls, self.inside, self.count = [], [], 0
+        if plan and "call" not in plan:
             self._kill(plan["after"])
         for point, places in POINTS.items():
             for owner, name in places:
@@ -111,16 +112,15 @@ class Watch:
     def _watched(self, point: str, function: Callable) -> Callable:
         @functools.wraps(function)
         def watched(*args, **kwargs):
-            number, begun = self.counts[point], time.monotonic()
-            self.counts[point] += 1
-            if self.plan and (self.plan.get("point"), self.plan.get("call")) == (point, number):
-                self._kill(self.plan["after"])
+            begun, self.count = time.monotonic(), self.count + 1
+            if self.plan and self.plan.get("call") == self.count:
+                self._kill(self.plan["share"] * self.plan["seconds"][point])
             self.inside.append(point)
             try:
                 return function(*args, **kwargs)
             finally:
                 self.inside.pop()
-                self.calls.append((point, number, time.monotonic() - begun))
+                self.calls.append((point, time.monotonic() - begun))
 
         return watched
 
@@ -164,18 +164,13 @@ def run(program: str, output: Path, plan: dict | None = None) -> tuple[int, dict
     return os.waitstatus_to_exitcode(status), noted, where.read_text() if where.is_file() else ""
 
 
-def draw(noted: dict, kills: int, seed: int) -> list[dict]:
-    """Where to kill: two of three in a call of a point that the run has, the points in turn; the third anywhere."""
-    rng, plans = random.Random(seed), []
-    points = [point for point in POINTS if any(call[0] == point for call in noted["calls"])]
-    for i in range(kills):
-        if i % 3 == 2:
-            plans.append({"after": rng.uniform(0, noted["seconds"])})
-            continue
-        point = points[(i - i // 3) % len(points)]
-        _, number, seconds = rng.choice([call for call in noted["calls"] if call[0] == point])
-        plans.append({"point": point, "call": number, "after": rng.uniform(0, seconds)})
-    return plans
+def draw(noted: dict, number: int, rng: random.Random) -> dict:
+    """Where to kill next: in one of the next 14 calls (a rollout has six or more), or within a quarter of a run."""
+    if number % 3 == 2:
+        return {"after": rng.uniform(0, noted["seconds"] / 4)}
+    calls = {point: [seconds for name, seconds in noted["calls"] if name == point] for point in POINTS}
+    seconds = {point: sum(all_) / len(all_) for point, all_ in calls.items() if all_}
+    return {"call": rng.randint(1, 14), "share": rng.random(), "seconds": seconds}
 
 
 def differences(whole: Path, other: Path) -> list[str]:
@@ -210,36 +205,39 @@ def _logged(path: Path) -> list[dict]:
 
 
 def kill_and_resume(program: str, folder: Path, kills: int, seed: int) -> list[dict]:
-    """Kills `program` at `kills` points, each in a run of its own, and starts it again until it ends."""
+    """Where each kill hit, and how the run that it hit differs in the end from the uninterrupted one."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole, outcomes = folder / "whole", []
     run(program, folder / "first")  # leaves the embedded policy in its cache, as a user's machine has it
     shutil.rmtree(folder / "first", ignore_errors=True)
-    code, noted, _ = run(program, whole)
-    assert code == 0, whole.with_suffix(".log").read_text()[-3000:]
-    for i, plan in enumerate(draw(noted, kills, seed)):
-        output = folder / f"killed-{i}"
-        killed, _, where = run(program, output, plan)
-        tries, code = 0, killed
-        while code != 0 and tries < 3:
-            code, _, _ = run(program, output)
-            tries += 1
-        different = differences(whole, output) if code == 0 else [f"ended with exit code {code}"]
-        outcomes.append({**plan, "killed": killed == -signal.SIGKILL, "where": where, "different": different})
-        print(f"kill {i + 1}: {where or 'came too late'}: {different or 'equal'}", flush=True)
+    code, noted, _ = run(program, folder / "whole")
+    assert code == 0, (folder / "whole.log").read_text()[-3000:]
+    outcomes, open_, runs, rng = [], [], 0, random.Random(seed)
+    while len(outcomes) < kills or open_:
+        left = kills - len(outcomes)
+        output = folder / f"killed-{runs}"
+        code, _, where = run(program, output, draw(noted, len(outcomes), rng) if left else None)
+        if code == -signal.SIGKILL:
+            open_.append({"run": runs, "where": where})
+            outcomes.append(open_[-1])
+            print(f"kill {len(outcomes)}, run {runs}: {where}", flush=True)
+            continue
+        different = differences(folder / "whole", output) if code == 0 else [f"ended with exit code {code}"]
+        for outcome in open_:
+            outcome["different"] = different
+        print(f"run {runs}, killed {len(open_)} times: {different or 'equal'}", flush=True)
         if not different:
             shutil.rmtree(output)
+        open_, runs = [], runs + 1
     return outcomes
 
 
 def table(program: str, outcomes: list[dict]) -> str:
     """How often each point was hit, and how often the run that went on ended equal to the uninterrupted one."""
-    lines = ["| killed while | tried | ended bitwise equal |", "| :--- | ---: | ---: |"]
-    for point in [*POINTS, "elsewhere", ""]:
+    lines = ["| killed while | times | run ended bitwise equal |", "| :--- | ---: | ---: |"]
+    for point in [*POINTS, "elsewhere"]:
         hit = [outcome for outcome in outcomes if outcome["where"] == point]
         if hit:
-            equal = sum(not outcome["different"] for outcome in hit)
-            lines.append(f"| {program}: {point or 'not killed (it had ended)'} | {len(hit)} | {equal} |")
+            lines.append(f"| {program}: {point} | {len(hit)} | {sum(not each['different'] for each in hit)} |")
     return "\n".join(lines)
 
 
