@@ -33,11 +33,11 @@ class _Request:
 def stops_in_order() -> Iterator[None]:
     """Handles SIGTERM, SIGINT and the end of the grace period for the length of a program."""
     handlers = {number: signal.signal(number, _handle) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM)}
-    _Request.signal, _Request.listening = None, False
     try:
         yield
     finally:
         signal.alarm(0)
+        _Request.signal, _Request.listening = None, False
         for number, handler in handlers.items():
             signal.signal(number, handler)
 

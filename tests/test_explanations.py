@@ -1,5 +1,6 @@
 """The explanation store and its recorder: newest wins, counts, ranks' parts, checkpoints and kills."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
@@ -109,7 +110,9 @@ def record(recorder, args, step, text, user="u"):
 
 
 def checkpoint(recorder, args, step):
-    recorder.on_checkpoint(args, state(step), None, folder=f"{args.output_dir}/checkpoint-{step}")
+    folder = Path(args.output_dir) / f"checkpoint-{step}"
+    folder.mkdir(exist_ok=True)
+    recorder.on_checkpoint(args, state(step), None, folder=folder)
 
 
 def test_a_resumed_run_has_exactly_the_store_of_its_checkpoint(tmp_path):

@@ -52,8 +52,8 @@ def results(folder: Path) -> None:
 
 
 FILES = {
-    "model.safetensors": (lambda f: DeepFM(users=4, items=4).save_pretrained(f), DeepFM.from_pretrained),
-    "config.json": (lambda f: DeepFM(users=4, items=4).save_pretrained(f), DeepFM.from_pretrained),
+    "model.safetensors": (lambda f: DeepFM(4, 4).save_pretrained(f), DeepFM.from_pretrained),
+    "config.json": (lambda f: DeepFM(4, 4).save_pretrained(f), DeepFM.from_pretrained),
     "part.parquet": (store, lambda folder: ExplanationStore.load(folder / "part.parquet")),
     "predictions.parquet": (predictions, read_predictions),
     "results.json": (results, read_results),
@@ -143,7 +143,7 @@ def test_damaged_settings_on_the_command_line(tmp_path, monkeypatch, capsys):
 
 def test_weights_are_equal_after_reading(tmp_path):
     torch.manual_seed(0)
-    model = DeepFM(users=4, items=4)
+    model = DeepFM(4, 4)
     model.save_pretrained(tmp_path)
     read = DeepFM.from_pretrained(tmp_path).state_dict()
     assert all(value.equal(read[name]) for name, value in model.state_dict().items())
