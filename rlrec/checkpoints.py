@@ -90,26 +90,28 @@ class WholeCheckpoints:
         if self.args.should_save:
             shutil.rmtree(run / STAGED, ignore_errors=True)  # what a kill cut short
         self.accelerator.wait_for_everyone()
-        self._staging = True
         try:
+            self._staging = True
             super()._save_checkpoint(model, trial)
             self._call_callbacks("on_checkpoint", self.args, self.state, self.control, folder=staged)
+            self._staging = False
+            self.accelerator.wait_for_everyone()
+            best = self.state.best_global_step
+            if best is not None and (best == step or (run / f"{PREFIX_CHECKPOINT_DIR}-{best}").is_dir()):
+                self.state.best_model_checkpoint = str(run / f"{PREFIX_CHECKPOINT_DIR}-{best}")
+            if self.args.should_save:
+                self.state.save_to_json(str(staged / TRAINER_STATE))  # which names the best one where it will be
+                write_manifest(staged, global_step=step, world_size=self.args.world_size)
+                shutil.rmtree(final, ignore_errors=True)  # one that was left out as damaged
+                os.replace(staged, final)
+                flush(run)
         except Exception:
             shutil.rmtree(run / STAGED, ignore_errors=True)  # a full disk is not made fuller
             raise
         finally:
             self._staging = False
-        self.accelerator.wait_for_everyone()
-        best = self.state.best_global_step
-        if best is not None and (best == step or (run / f"{PREFIX_CHECKPOINT_DIR}-{best}").is_dir()):
-            self.state.best_model_checkpoint = str(run / f"{PREFIX_CHECKPOINT_DIR}-{best}")
         if self.args.should_save:
-            self.state.save_to_json(str(staged / TRAINER_STATE))  # which names the best one where it will be
-            write_manifest(staged, global_step=step, world_size=self.args.world_size)
-            shutil.rmtree(final, ignore_errors=True)  # one that was left out as damaged
-            os.replace(staged, final)
             shutil.rmtree(run / STAGED, ignore_errors=True)
-            flush(run)
             rotate_checkpoints(
                 output_dir=str(run),
                 save_total_limit=self.args.save_total_limit,
