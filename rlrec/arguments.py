@@ -175,8 +175,8 @@ def one_sentence(*errors: type[Exception]) -> Iterator[None]:
         storage = storage_problem(error)
         if storage is not None:
             error = OSError(
-                f"nothing more could be written ({storage}); what was finished before is kept: make room, and give "
-                "the same command again."
+                f"{storage}; what was finished before is kept: make room or give access, and give the same command "
+                "again."
             )
         elif not isinstance(error, (DamagedFile, *errors)):
             raise

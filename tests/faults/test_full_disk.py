@@ -13,6 +13,7 @@ from command_lines import assert_refused
 from rlrec.checkpoints import newest_checkpoint
 from rlrec.files import storage_problem
 
+REMEDY = "make room or give access, and give the same command again."
 PROGRAM = Path(__file__).parent / "full_disk.py"
 
 
@@ -38,8 +39,8 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
     full = run(tmp_path / "run", size - 1)
     assert full.returncode == 2, full.stderr
     error = full.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: nothing more could be written (")
-    assert error.endswith("make room, and give the same command again.")
+    assert error.startswith("error: ")
+    assert error.endswith("; what was finished before is kept: " + REMEDY)
     assert "Traceback" not in full.stderr
     assert newest_checkpoint(tmp_path / "run") is None
     assert not list((tmp_path / "run").glob("*checkpoint*"))  # nor half of one
@@ -52,7 +53,7 @@ def test_a_checkpoint_that_does_not_fit(tmp_path):
 def test_a_file_where_the_folder_should_be(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").write_text("")
     error = assert_refused(monkeypatch, capsys, "--config", "expctr/smoke", "--output_dir", tmp_path / "runs" / "a")
-    assert "nothing more could be written (" in error
+    assert error.endswith(REMEDY)
     assert str(tmp_path / "runs") in error
 
 
@@ -79,8 +80,7 @@ def test_a_read_only_folder(tmp_path):
         for path in where:
             os.chmod(path, modes[path])
     assert process.returncode == 2, process.stderr
-    assert "nothing more could be written (" in process.stderr
-    assert "Permission denied" in process.stderr
+    assert ": Permission denied; what was finished before is kept: " in process.stderr
     assert "Traceback" not in process.stderr
 
 
