@@ -20,6 +20,7 @@ import yaml
 from trl import TrlParser
 
 from rlrec.configs import load_config, packaged_configs
+from rlrec.files import DamagedFile, storage_problem
 from rlrec.ppo.rewards import RewardFailure
 
 
@@ -193,10 +194,19 @@ def one_sentence(*errors: type[Exception]) -> Iterator[None]:
     """Ends the program with the sentence of an error in `errors` and exit code 2, without a traceback.
 
     For what the user gave: settings, data, rewards. A reward's own exception is told with the line that raised it.
+    Damaged files, and a disk or folder that cannot be written, always end the program like that.
     """
     try:
         yield
-    except errors as error:
+    except Exception as error:
+        storage = storage_problem(error)
+        if storage is not None:
+            error = OSError(
+                f"{storage}; what was finished before is kept: make room or give access, and give the same command "
+                "again."
+            )
+        elif not isinstance(error, (DamagedFile, *errors)):
+            raise
         where = ""
         if isinstance(error, RewardFailure) and error.__cause__ is not None:
             frame = traceback.extract_tb(error.__cause__.__traceback__)[-1]

@@ -26,8 +26,10 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlrec.files import read_tensors
 
 HASH_BYTES = 16
 SHARD_ROWS = 4096
@@ -272,7 +274,7 @@ class EmbeddingCache:
             status = path.stat()
             state = (path.name, status.st_mtime_ns, status.st_size)
             if state not in self._read:
-                tensors = load_file(path)
+                tensors = read_tensors(path)
                 keys = tensors["keys"].numpy()
                 self._vectors.update({key.tobytes(): vector for key, vector in zip(keys, tensors["vectors"])})
                 self._read.add(state)

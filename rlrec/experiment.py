@@ -19,6 +19,7 @@ from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data import PreparedDataset, prepare
 from rlrec.data.prompts import category_words
 from rlrec.encoders import TextEncoder
+from rlrec.files import read_json
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import Grammar, TinyConfig
 from rlrec.ppo import PPOConfig
@@ -185,7 +186,7 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
     with state.main_process_first():
         if not path.is_file():
             write_text_atomic(path, to_json(settings) + "\n")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
     if changed:
         name = changed[0]
