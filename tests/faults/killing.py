@@ -34,10 +34,10 @@ import rlrec.checkpoints
 import rlrec.policies.generation
 import rlrec.reports
 from recipes import expctr, recpie
-from rlrec.expctr import ExpCTRRun
+from rlrec.expctr.run import ExpCTRRun
 from rlrec.experiment import Run
 from rlrec.ppo import PPOTrainer
-from rlrec.recpie import RecPIERun
+from rlrec.recpie.run import RecPIERun
 
 POINTS = {
     "writing a checkpoint": [(PPOTrainer, "_save_checkpoint")],
