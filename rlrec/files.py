@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 REMEDY = "put back a copy of it, or delete it and give the same command again, which makes anew what it can."
 # The disk, the folder or the quota will not take what is written
 STORAGE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
-WRITER = "PytorchStreamWriter"  # torch.save's own failures are RuntimeErrors that name it, without a number
+TORCH_SAVE = ("PytorchStreamWriter", "iostream error")  # in its RuntimeErrors, which have no number
 
 
 class DamagedFile(ValueError):
@@ -132,7 +132,9 @@ def storage_problem(error: BaseException) -> str | None:
     if isinstance(error, SafetensorError | pl.exceptions.PolarsError | OSError):
         code = re.search(r"os error (\d+)", str(error))
         return _one_line(error) if code and int(code[1]) in STORAGE else None
-    return _one_line(error) if isinstance(error, RuntimeError) and WRITER in str(error) else None
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in TORCH_SAVE):
+        return f"a file could not be written ({_one_line(error)})"
+    return None
 
 
 def _checksum_file(path: Path) -> Path:
