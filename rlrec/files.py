@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch and polars take long to import, and commands that onl
 REMEDY = "put back a copy of it, or delete it and give the same command again, which makes anew what it can."
 # The disk, the folder or the quota will not take what is written
 STORAGE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
-WRITER = "PytorchStreamWriter"  # torch.save's own failures are RuntimeErrors that name it, without a number
+TORCH_SAVE = ("PytorchStreamWriter", "iostream error")  # in its RuntimeErrors, which have no number
 
 
 class DamagedFile(ValueError):
@@ -135,8 +135,11 @@ def storage_problem(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in STORAGE:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     code = re.search(r"os error (\d+)", str(error))  # polars and safetensors write it so
-    of_disk = code is not None and int(code[1]) in STORAGE
-    return _one_line(error) if of_disk or (isinstance(error, RuntimeError) and WRITER in str(error)) else None
+    if code and int(code[1]) in STORAGE:
+        return _one_line(error)
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in TORCH_SAVE):
+        return f"a file could not be written ({_one_line(error)})"
+    return None
 
 
 def _checksum_file(path: Path) -> Path:

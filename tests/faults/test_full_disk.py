@@ -89,7 +89,11 @@ def test_a_read_only_folder(tmp_path):
     [
         (OSError(28, "No space left on device", "a"), "a: No space left on device"),
         (OSError(30, "Read-only file system"), "Read-only file system"),
-        (RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed\nwriting"), "[enforce"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed\nwriting"),
+            "a file could",
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), "a file could not be written (basic_ios"),
         (RuntimeError("shape mismatch"), None),
         (FileNotFoundError(2, "No such file or directory", "a"), None),
     ],
