@@ -4,8 +4,8 @@
     python recipes/baselines.py --config expctr/ml-100k --raw_dir path/to/ml-100k --rows fm din tallrec --seed 1 ...
     accelerate launch recipes/baselines.py --config recpie/simulated --rows tallrec
 
-It takes the configuration of a system (expctr: clicks, Table 1; recpie: ratings, Table 2), draws the same samples from
-the same data with the same seed, and for each row
+It takes the configuration of a system (expctr: clicks, Table 1; recpie: ratings, Table 2; trail: rankings, Table 2),
+draws the same samples from the same data with the same seed, and for each row
 
     fits once at each point of one small grid, and chooses the point with the least loss on the validation split;
     fits again there with other seeds, and takes the mean of the test metrics
@@ -20,14 +20,16 @@ import sys
 
 from reward_models import FirstTokenScorer
 from rlrec.arguments import DataArguments, PolicyArguments, load_config, one_sentence, parse_arguments
-from rlrec.baselines import BaselineArguments, ClickBaselines, RatingBaselines
+from rlrec.baselines import BaselineArguments, ClickBaselines, RankingBaselines, RatingBaselines
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.recpie import RecPIEArguments
+from rlrec.trail import TRAILArguments, TRAILConfig
 
 SYSTEMS = {  # the rows, and what the system's own recipe parses beside data and policy
     "expctr": (ClickBaselines, ExpCTRArguments, PPOConfig),
     "recpie": (RatingBaselines, RecPIEArguments, PPOConfig),
+    "trail": (RankingBaselines, TRAILArguments, TRAILConfig),
 }
 
 
@@ -41,10 +43,10 @@ def main() -> None:
     )
     if not is_own_config and not any(argument.startswith("--output_dir") for argument in sys.argv):
         config.output_dir += "-baselines"  # the configuration names the folder of the system's own run
-    with one_sentence(ValueError, OSError):
+    with one_sentence(ValueError, OSError, ImportError):
         run = baselines(arguments, *settings, config, FirstTokenScorer)
-    for row in run.unfinished:
-        run.write_row(row)
+        for row in run.unfinished:
+            run.write_row(row)
     run.finish()
 
 

@@ -18,8 +18,10 @@ from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
+from rlrec.stopping import stops_in_order
 
 
+@stops_in_order()
 @one_sentence(RewardFailure)
 def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(

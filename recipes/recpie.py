@@ -18,6 +18,7 @@ from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_
 from rlrec.ppo import PPOConfig
 from rlrec.ppo.rewards import RewardFailure
 from rlrec.recpie import RecPIEArguments
+from rlrec.stopping import stops_in_order
 
 
 def alternate(run, variant: str) -> None:
@@ -31,6 +32,7 @@ def alternate(run, variant: str) -> None:
     run.add_row("", explanations)
 
 
+@stops_in_order()
 @one_sentence(RewardFailure)
 def main() -> None:
     arguments, data_arguments, policy_arguments, ppo = parse_arguments(

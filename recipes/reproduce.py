@@ -124,8 +124,11 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    cells = request.cells_after(failed)
-    return write(request, cells)
+    try:
+        return write(request, request.cells_after(failed))
+    except ValueError as error:  # folders whose test samples differ
+        print(f"error: {error}", file=sys.stderr)
+        return 1
 
 
 def write(request: Request, cells: list) -> int:

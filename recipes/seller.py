@@ -17,8 +17,11 @@ the same command is given again. docs/algorithms/seller.md explains every number
 
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
 from rlrec.seller import SELLERArguments, SELLERConfig
+from rlrec.stopping import stops_in_order
 
 
+@stops_in_order()
+@one_sentence()
 def main() -> None:
     arguments, data_arguments, policy_arguments, config = parse_arguments(
         (SELLERArguments, DataArguments, PolicyArguments, SELLERConfig), default_config="seller/simulated"

@@ -15,9 +15,12 @@ command is given again. docs/algorithms/trail.md explains every number it prints
 """
 
 from rlrec.arguments import DataArguments, PolicyArguments, one_sentence, parse_arguments
+from rlrec.stopping import stops_in_order
 from rlrec.trail import ABLATIONS, TRAILArguments, TRAILConfig
 
 
+@stops_in_order()
+@one_sentence()
 def main() -> None:
     arguments, data_arguments, policy_arguments, config = parse_arguments(
         (TRAILArguments, DataArguments, PolicyArguments, TRAILConfig), default_config="trail/simulated"

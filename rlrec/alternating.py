@@ -16,12 +16,15 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, Trainer, set_seed
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
 
-from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
+from rlrec.checkpoints import WholeCheckpoints, changed_file, write_manifest
+from rlrec.explanations import ExplanationRecorder, ExplanationStore
+from rlrec.files import DamagedFile, read_json, replacing
 from rlrec.ppo import PPOConfig, PPOTrainer
+from rlrec.stopping import StopBetweenRollouts
 
+LEFT = ("adapter/*", "log_history.json", "explanations-rank*.parquet")  # what a finished stage is asked for
 LOGGED = ("reward", "objective/kl", "entropy", "loss_sup", "loss_con")  # on the progress line; the log history has all
 
 
@@ -33,7 +36,18 @@ class PolicyStage:
 
     @property
     def done(self) -> bool:
-        return (self.folder / "done.json").is_file()
+        """Whether the stage is finished.
+
+        Raises:
+            DamagedFile: it is, but a file that it left is not what was written.
+        """
+        path = self.folder / "done.json"
+        if path.is_file() and (problem := changed_file(self.folder, read_json(path).get("files", {}))):
+            raise DamagedFile(
+                f"{self.folder} is finished, but its {problem}: put back a copy, or delete {path} to write it again "
+                "from the last checkpoint."
+            )
+        return path.is_file()
 
     @property
     def adapter(self) -> Path:
@@ -41,7 +55,7 @@ class PolicyStage:
 
     @property
     def log_history(self) -> list[dict]:
-        return json.loads((self.folder / "log_history.json").read_text(encoding="utf-8"))
+        return read_json(self.folder / "log_history.json")
 
     def explanations(self) -> ExplanationStore:
         """Everything generated in the stage, newest per pair."""
@@ -77,34 +91,37 @@ def train_policy_stage(
         return stage
     set_seed(config.seed)  # a fresh adapter's draw must not depend on what this process did before
     policy = load_policy()
-    recorder = ExplanationRecorder(round=round)
     trainer = PPOTrainer(
         model=policy,
         reward_funcs=list(make_rewards(policy)),
         args=stage_config(config, stage.folder, num_train_epochs),
         train_dataset=dataset() if callable(dataset) else dataset,
         processing_class=tokenizer,
-        callbacks=[recorder],
+        callbacks=[ExplanationRecorder(round=round)],
     )
-    checkpoint = latest_checkpoint(stage.folder) if stage.folder.is_dir() else None
-    if checkpoint is not None:
-        recorder.restore(checkpoint, trainer.args.process_index, trainer.args.world_size)
-    return finish_stage(stage, trainer, checkpoint)
+    return finish_stage(stage, trainer)
 
 
-def finish_stage(stage: PolicyStage, trainer: Trainer, checkpoint: str | None) -> PolicyStage:
-    """Train from `checkpoint` (None: from the start) to the end, leave adapter and log history, free the memory."""
+def finish_stage(stage: PolicyStage, trainer: WholeCheckpoints) -> PolicyStage:
+    """Train from the newest whole checkpoint, or from the start, to the end; leave adapter and log history.
+
+    Raises:
+        SystemExit: a signal has stopped the training.
+    """
     trainer.remove_callback(PrinterCallback)
     if trainer.pop_callback(ProgressCallback) is not None:
         trainer.add_callback(ShortProgress())
-    trainer.train(resume_from_checkpoint=checkpoint)
+    stopping = StopBetweenRollouts(getattr(trainer.args, "rollout_cycle", 1))
+    trainer.add_callback(stopping)
+    trainer.resume()
+    stopping.leave()
     trainer.save_model(str(stage.adapter))
     state = PartialState()
     if state.is_main_process:
         _write_json(stage.folder / "log_history.json", trainer.state.log_history)
     state.wait_for_everyone()  # every rank's explanations are written before the stage counts as done
     if state.is_main_process:
-        _write_json(stage.folder / "done.json", {"global_step": trainer.state.global_step})
+        write_manifest(stage.folder, LEFT, "done.json", global_step=trainer.state.global_step)
     state.wait_for_everyone()
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
@@ -113,17 +130,8 @@ def finish_stage(stage: PolicyStage, trainer: Trainer, checkpoint: str | None) -
     return stage
 
 
-def newest_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was not cut short: the trainer's state is the last file written to one.
-
-    For stages whose trainer has no `ExplanationRecorder`; those that have one take `latest_checkpoint`.
-    """
-    complete = [path.parent for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json")]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]))) if complete else None
-
-
 def stage_config(config: PPOConfig, folder: Path, num_train_epochs: float) -> PPOConfig:
-    """`config` for one stage. It keeps two checkpoints or more: a kill can leave the newest one incomplete."""
+    """`config` for one stage. It keeps two checkpoints or more: the newest one may get damaged."""
     config = copy.copy(config)
     config.output_dir = str(folder)
     config.num_train_epochs = num_train_epochs
@@ -142,7 +150,5 @@ class ShortProgress(ProgressCallback):
 
 
 def _write_json(path: Path, content) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content), encoding="utf-8")

@@ -20,6 +20,7 @@ import yaml
 from trl import TrlParser
 
 from rlrec.configs import load_config, packaged_configs
+from rlrec.files import DamagedFile, storage_problem
 from rlrec.ppo.rewards import RewardFailure
 
 
@@ -118,6 +119,30 @@ class PolicyArguments:
             raise ValueError(f"dtype is {self.dtype!r}, but must be float32, bfloat16 or float16.")
 
 
+@dataclass
+class StageArguments:
+    """What ExpCTR's and RecPIE's arguments share: what stands before a stage of PPO."""
+
+    preflight: int = field(
+        default=0,
+        metadata={
+            "help": "Before each stage, try it on so many prompts, report what PPO would be given, and refuse "
+            "settings that teach nothing (docs/preflight.md); 0: no."
+        },
+    )
+    allow_custom_rewards: bool = field(
+        default=False,
+        metadata={
+            "help": "Import rewards by dotted path that a YAML file names (docs/security.md); those on the command "
+            "line always are."
+        },
+    )
+
+    def __post_init__(self):
+        if self.preflight < 0:
+            raise ValueError(f"preflight is {self.preflight}, but must be 0 (none) or a number of prompts.")
+
+
 def parse_arguments(dataclass_types: Sequence[type], default_config: str, arguments: Sequence[str] | None = None):
     """Instances of `dataclass_types` from the command line and the configuration file.
 
@@ -148,13 +173,18 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
         values = load_config(name)
         for key in values:
             _check_known(key, known, f"configuration {name}")
+            if key == "allow_custom_rewards":
+                raise ValueError(f"Only the command line can say {key}: leave it out of the configuration {name}.")
         for argument in arguments:
             if argument.startswith("--") and argument not in ("--help", "-h"):
                 _check_known(re.sub(r"^no_", "", argument[2:].partition("=")[0]), known, "command line")
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values, file)
             file.flush()
-            return parser.parse_args_and_config(["--config", file.name, *arguments])
+            parsed = parser.parse_args_and_config(["--config", file.name, *arguments])
+        if not any(getattr(part, "allow_custom_rewards", False) for part in parsed):
+            _check_rewards(values, arguments, name)
+        return parsed
     except (ValueError, OSError) as error:
         parser.error(error)
 
@@ -164,10 +194,19 @@ def one_sentence(*errors: type[Exception]) -> Iterator[None]:
     """Ends the program with the sentence of an error in `errors` and exit code 2, without a traceback.
 
     For what the user gave: settings, data, rewards. A reward's own exception is told with the line that raised it.
+    Damaged files, and a disk or folder that cannot be written, always end the program like that.
     """
     try:
         yield
-    except errors as error:
+    except Exception as error:
+        storage = storage_problem(error)
+        if storage is not None:
+            error = OSError(
+                f"{storage}; what was finished before is kept: make room or give access, and give the same command "
+                "again."
+            )
+        elif not isinstance(error, (DamagedFile, *errors)):
+            raise
         where = ""
         if isinstance(error, RewardFailure) and error.__cause__ is not None:
             frame = traceback.extract_tb(error.__cause__.__traceback__)[-1]
@@ -188,3 +227,16 @@ def _check_known(key: str, known: Sequence[str], where: str) -> None:
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
         raise ValueError(f"Unknown key {key!r} in the {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+
+
+def _check_rewards(values: dict, arguments: Sequence[str], where: str) -> None:
+    """Refuse code that a file names: to import a module is to run it, and configurations come from other people."""
+    given = {a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
+    for key in {"reward_funcs", "ic_reward_funcs"} & set(values) - given:
+        names = values[key] if isinstance(values[key], list) else [values[key]]
+        for name in names:
+            if "." in str(name):
+                raise ValueError(
+                    f"{key} in the configuration {where} names the code {str(name)!r}, which would be imported: give "
+                    f"--{key} on the command line, or --allow_custom_rewards if you trust that file and that module."
+                )

@@ -124,8 +124,9 @@ class LocalModel:
         if not Path(path).is_dir():
             raise FileNotFoundError(f"There is no folder {path}; give the local folder of a language model.")
         self.name, self.max_new_tokens = str(path), max_new_tokens
-        self.tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype="auto")
+        options = {"local_files_only": True, "trust_remote_code": False}
+        self.tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model = AutoModelForCausalLM.from_pretrained(path, use_safetensors=True, dtype="auto", **options)
         self.model = model.to(device).eval()
 
     def __call__(self, prompt: str, attempt: int = 0) -> str:

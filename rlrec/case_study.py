@@ -7,6 +7,7 @@ import polars as pl
 
 from rlrec.evaluation.ranking import COLD_USERS, rank_items
 from rlrec.row_names import row_label
+from rlrec.tables import defused
 from rlrec.trail.histories import trend_class
 
 LONGEST_CELL = 700  # characters; some reviews are pages long
@@ -63,7 +64,7 @@ def shortened(text: str) -> str:
     >>> shortened("a | <b>\\n c")
     'a \\\\| &lt;b> c'
     """
-    return cut(text).replace("|", "\\|").replace("<", "&lt;")
+    return defused(cut(text))
 
 
 def cut(text: str) -> str:

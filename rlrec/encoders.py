@@ -26,8 +26,10 @@ import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from rlrec.files import read_tensors
 
 HASH_BYTES = 16
 SHARD_ROWS = 4096
@@ -146,9 +148,10 @@ class TextEncoder:
 
         Of an encoder-decoder model (Sentence-T5) the encoder is taken.
         """
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision)
-        config = AutoConfig.from_pretrained(name_or_path, revision=revision)
-        model = AutoModel.from_pretrained(name_or_path, revision=revision)
+        tokenizer, config, model = (
+            kind.from_pretrained(name_or_path, revision=revision, trust_remote_code=False)
+            for kind in (AutoTokenizer, AutoConfig, AutoModel)
+        )
         model = model.get_encoder() if config.is_encoder_decoder else model
         return cls(model.requires_grad_(False).eval().to(device), tokenizer, **options)
 
@@ -271,7 +274,7 @@ class EmbeddingCache:
             status = path.stat()
             state = (path.name, status.st_mtime_ns, status.st_size)
             if state not in self._read:
-                tensors = load_file(path)
+                tensors = read_tensors(path)
                 keys = tensors["keys"].numpy()
                 self._vectors.update({key.tobytes(): vector for key, vector in zip(keys, tensors["vectors"])})
                 self._read.add(state)

@@ -19,6 +19,7 @@ from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data import PreparedDataset, prepare
 from rlrec.data.prompts import category_words
 from rlrec.encoders import TextEncoder
+from rlrec.files import read_json
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import Grammar, TinyConfig
 from rlrec.ppo import PPOConfig
@@ -111,6 +112,7 @@ class PPORun(Run):
         resolve_reward: (name, **context) -> reward function (`reward_models.resolve_reward`).
     """
 
+    evaluation = ("preflight", "allow_custom_rewards")
     trainer_settings = (
         *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
         *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
@@ -131,6 +133,8 @@ class PPORun(Run):
             if len(names) != len(weights):
                 raise ValueError(f"There are {len(weights)} reward_weights for the rewards {', '.join(names)}.")
 
+    off_format: Callable[[Sequence[str], Sequence[dict]], list[str | None]] | None = None  # of `preflight`
+
     def train_stage(
         self,
         stage: str,
@@ -149,17 +153,23 @@ class PPORun(Run):
         config = copy.copy(self.ppo)
         config.seed = self.seed if seed is None else seed
         config.learning_rate = learning_rate or config.learning_rate
+        folder = self.output / "stages" / stage
+        parts = {
+            "load_policy": load_policy,
+            "tokenizer": tokenizer,
+            "dataset": dataset,
+            "make_rewards": lambda policy: [self.resolve_reward(n, **make_context(policy)) for n in reward_names],
+            "config": config,
+            "num_train_epochs": epochs,
+        }
         self.state.print(f"Stage {stage}: PPO against {', '.join(reward_names)}")
-        finished = train_policy_stage(
-            self.output / "stages" / stage,
-            load_policy=load_policy,
-            tokenizer=tokenizer,
-            dataset=dataset,
-            make_rewards=lambda policy: [self.resolve_reward(n, **make_context(policy)) for n in reward_names],
-            config=config,
-            num_train_epochs=epochs,
-            round=round,
-        )
+        if self.arguments.preflight:
+            from rlrec.preflight import preflight
+
+            report = self.output / "preflight" / f"{stage}.json"
+            preflight(folder, report, self.arguments.preflight, off_format=self.off_format, **parts)
+        finished = train_policy_stage(folder, **parts, round=round)
+
         if self.state.is_main_process:
             write_log_history(self.output, stage, finished.log_history)
         return finished
@@ -176,7 +186,7 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
     with state.main_process_first():
         if not path.is_file():
             write_text_atomic(path, to_json(settings) + "\n")
-    before = json.loads(path.read_text(encoding="utf-8"))
+    before = read_json(path)
     changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
     if changed:
         name = changed[0]

@@ -7,14 +7,14 @@ several explanations of one pair (RecPIE writes a positive and a negative one); 
 
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
 import torch
 from transformers import TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from rlrec.files import read_frame, replacing
 
 SIDE = "explanation"
 SCHEMA = {
@@ -101,12 +101,8 @@ class ExplanationStore:
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes one Parquet file atomically."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        os.close(handle)
-        self.to_frame().write_parquet(temporary)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            self.to_frame().write_parquet(temporary)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "ExplanationStore":
@@ -115,7 +111,7 @@ class ExplanationStore:
         Raises:
             ValueError: the file has other columns.
         """
-        frame = pl.read_parquet(path)
+        frame = read_frame(path)
         if frame.schema != pl.Schema(SCHEMA):
             raise ValueError(f"{path} is no explanation store: its columns are {frame.columns}, not {list(SCHEMA)}.")
         store = cls()
@@ -145,12 +141,8 @@ class ExplanationRecorder(TrainerCallback):
         round: number of the alternation, written to each row.
 
     Example:
-        recorder = ExplanationRecorder(round=0)
-        trainer = PPOTrainer(..., callbacks=[recorder])
-        checkpoint = latest_checkpoint(args.output_dir)
-        if checkpoint:
-            recorder.restore(checkpoint, args.process_index, args.world_size)
-        trainer.train(resume_from_checkpoint=checkpoint)
+        trainer = PPOTrainer(..., callbacks=[ExplanationRecorder(round=0)])
+        trainer.resume()
     """
 
     def __init__(self, round: int = 0):
@@ -166,8 +158,11 @@ class ExplanationRecorder(TrainerCallback):
             for row, text, total in zip(inputs, completions, totals, strict=True)
         )
 
-    def on_save(self, args, state, control, **kwargs):
-        self._write(Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.global_step}", args)
+    def on_checkpoint(self, args, state, control, folder, **kwargs):
+        self._write(Path(folder), args)
+
+    def on_resume(self, args, folder, **kwargs):
+        self.restore(folder, args.process_index, args.world_size)
 
     def on_train_end(self, args, state, control, **kwargs):
         self._write(Path(args.output_dir), args)
@@ -192,28 +187,12 @@ class ExplanationRecorder(TrainerCallback):
         self.store.save(directory / f"explanations-rank{args.process_index}-of-{args.world_size}.parquet")
 
 
-def latest_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """The newest checkpoint folder that is complete, or None.
-
-    The recorder writes its part after everything else, so a checkpoint with all parts was not cut short by a kill.
-    """
-    steps = {
-        int(name[1]): folder
-        for folder in Path(output_dir).glob("*/")
-        if (name := re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)", folder.name))
-    }
-    for step in sorted(steps, reverse=True):
-        if _complete(_part_files(steps[step])):
-            return str(steps[step])
-    return None
-
-
 def _parts(directory: str | os.PathLike) -> list[Path]:
     files = _part_files(directory)
     if not _complete(files):
         raise FileNotFoundError(
-            f"{directory} holds no complete explanation store, only {[path.name for path in files.values()]}: take a "
-            "checkpoint that `latest_checkpoint` names."
+            f"{directory} holds no complete explanation store, only {[path.name for path in files.values()]}: take "
+            "another checkpoint."
         )
     return [files[key] for key in sorted(files)]
 

@@ -14,6 +14,7 @@ from rlrec.tables import (
     RATINGS,
     UTILITY,
     control_table,
+    defused,
     explanation_table,
     group_table,
     markdown_table,
@@ -22,6 +23,8 @@ from rlrec.tables import (
     summarise,
     task_of,
 )
+
+QUOTE = "'"  # for backticks, which would end the code that a text stands in
 
 METHODS = {
     "expctr": "ExpCTR: PPO with a per-token KL penalty, rewarded first by how well a frozen language model predicts "
@@ -106,11 +109,11 @@ def model_card(results: Sequence[Mapping]) -> str:
         "licence of the data": details.get("dataset_license") or "see the dataset's own terms; no data is included",
         "seeds": ", ".join(str(record["seed"]) for record in results),
         "git revision": first.get("git_revision"),
-        "command": first.get("command") and f"`{first['command']}`",
+        "command": first.get("command") and f"`{first['command'].replace('`', QUOTE)}`",
     }
     sections = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
-        f"# {system} on {dataset}",
+        f"# {defused(system)} on {defused(dataset)}",
         METHODS.get(system, f"A policy that explains recommendations, trained with {system}."),
         "\n".join(f"- **{name}**: {shortened(value)}" for name, value in about.items() if value),
         "## Results",
@@ -128,7 +131,10 @@ def model_card(results: Sequence[Mapping]) -> str:
     if details.get("hyperparameters"):
         lines = [[name, str(value)] for name, value in details["hyperparameters"].items()]
         sections += ["## Hyperparameters", markdown_table(["name", "value"], lines)]
-    sections += ["## How to load", f"```python\n{details.get('how_to_load') or _how_to_load(system, base_model)}\n```"]
+    sections += [
+        "## How to load",
+        f"```python\n{(details.get('how_to_load') or _how_to_load(system, base_model)).replace('```', QUOTE)}\n```",
+    ]
     sections += ["## Limitations", _limitations(system, dataset)]
     return "\n\n".join(sections) + "\n"
 
@@ -262,7 +268,10 @@ def _how_to_load(system: str, base_model: str | None) -> str:
 
 def _limitations(system: str, dataset: str) -> str:
     points = {"trail": TRAIL_LIMITS, "seller": SELLER_LIMITS}.get(system, REWARD_LIMITS)
-    points = [*points, f"Trained and tested on {dataset} alone; other domains, languages and prompts were not tried."]
+    points = [
+        *points,
+        f"Trained and tested on {defused(dataset)} alone; other domains, languages and prompts were not tried.",
+    ]
     if system != "trail":
         points.append(
             "Explanations describe the tastes of real people where the data does; check them before showing them."

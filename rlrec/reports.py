@@ -19,6 +19,7 @@ Runs on a share of the training data are a group of their own, named <system>_<d
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from rlrec.tables import (
     RANKINGS,
     UTILITY,
     control_table,
+    defused,
     explanation_table,
     group_table,
     latex_table,
@@ -38,6 +40,7 @@ from rlrec.tables import (
     masked_table,
     metric_label,
     prediction_table,
+    spreadsheet_safe,
     summarise,
     task_of,
     time_table,
@@ -90,7 +93,10 @@ def tables_markdown(runs: Sequence[Path]) -> str:
     for metric in task.headline:
         title = f"{metric_label(metric)} differences (same {same}, users resampled)"
         tables[title] = difference_table(frames, metric=metric)
-    return "\n\n".join(f"## {title}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1]) + "\n"
+    return (
+        "\n\n".join(f"## {defused(title)}\n\n{markdown_table(*table)}" for title, table in tables.items() if table[1])
+        + "\n"
+    )
 
 
 def report(folders: Sequence[str | Path], output_dir: str | Path, pictures: bool = True) -> list[Path]:
@@ -114,12 +120,12 @@ def report(folders: Sequence[str | Path], output_dir: str | Path, pictures: bool
 def _report_group(runs: Sequence[Path], output_dir: Path, pictures: bool) -> list[Path]:
     results = [read_results(run) for run in runs]
     system, dataset, fraction = results[0]["system"], results[0]["dataset"], training_fraction(results[0])
-    name = f"{system}_{dataset}".replace("/", "_") + (f"_{100 * fraction:g}pct" if fraction < 1 else "")
+    name = re.sub(r"[^\w.+-]", "_", f"{system}_{dataset}") + (f"_{100 * fraction:g}pct" if fraction < 1 else "")
     dataset += f", {fraction:.0%} of the training data" if fraction < 1 else ""
     summary = summarise(results)
     texts = {
         ".md": tables_markdown(runs),
-        ".csv": summary.write_csv(),
+        ".csv": spreadsheet_safe(summary).write_csv(),
         ".tex": latex_table(*prediction_table(summary), caption=f"{system} on {dataset}") + "\n",
         "_card.md": model_card(results),
     }

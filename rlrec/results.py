@@ -4,6 +4,7 @@ and logs/<stage>.json.
 
 Reports read these files alone, so whatever a table or picture needs must be in them. Every file is written under a
 temporary name in its own folder and then renamed: a killed run leaves the old file or the new one, never half of one.
+What is read again has a checksum beside it (rlrec/files.py), and a damaged file is named.
 JSON here is strict: a number that is not finite (the AUC of an empty group) is written as null.
 """
 
@@ -23,6 +24,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from rlrec.files import read_frame, read_json, replacing
+
 SCHEMA = 1
 REQUIRED = ("schema", "system", "dataset", "seed", "rows", "controls")
 PACKAGES = ("rlrec", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "polars", "scikit-learn")
@@ -32,23 +35,17 @@ WINDOW_COLUMNS = ("window", "item_id", "title", "history", "popularity")  # of s
 
 
 def write_text_atomic(path: str | Path, text: str) -> Path:
-    """Write `text` to `path` (its folder is made) so that no reader ever sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    """Write `text` to `path` (its folder is made) so that no reader ever sees half of it; JSON with a checksum."""
+    with replacing(path, checksum=Path(path).suffix == ".json") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return Path(path)
 
 
 def write_parquet_atomic(path: str | Path, frame: pl.DataFrame) -> Path:
     """Write `frame` to `path` (its folder is made) so that no reader ever sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    frame.write_parquet(temporary)
-    os.replace(temporary, path)
-    return path
+    with replacing(path) as temporary:
+        frame.write_parquet(temporary)
+    return Path(path)
 
 
 def to_json(value) -> str:
@@ -140,10 +137,7 @@ def read_results(run_dir: str | Path) -> dict:
     path = path / "results.json" if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; give the output folder of a finished run.")
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run the recipe again.") from error
+    record = read_json(path)
     missing = [key for key in REQUIRED if key not in record] if isinstance(record, dict) else list(REQUIRED)
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)}; it is not a results file of rlrec.")
@@ -168,7 +162,7 @@ def read_log_histories(run_dir: str | Path) -> dict[str, list[dict]]:
     paths = sorted(
         Path(run_dir).glob("logs/*.json"), key=lambda path: ("lc" not in path.stem, len(path.stem), path.stem)
     )
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
+    return {path.stem: read_json(path) for path in paths}
 
 
 def write_predictions(
@@ -212,7 +206,7 @@ def read_users(run_dir: str | Path) -> pl.DataFrame | None:
 
 
 def _read_parquet(path: Path) -> pl.DataFrame | None:
-    return pl.read_parquet(path) if path.is_file() else None
+    return read_frame(path) if path.is_file() else None
 
 
 def git_revision() -> str | None:

@@ -30,7 +30,7 @@ BASES = {  # in the order of the tables
     "dcn": "DCN",
     "dcnv2": "DCNv2",
     "bpr": "BPR",
-    "user_knn": "UserKNN",
+    "userknn": "UserKNN",
     "a3ncf": "A3NCF",
     "sulm": "SULM",
     "aarm": "AARM",

@@ -5,6 +5,8 @@ SELLER it is what explanations are worth. The paper's values stand beside a row 
 (`rlrec.paper_values`).
 """
 
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,6 +30,8 @@ LOWER_IS_BETTER = {"log_loss", "log_loss_t1", "mae", "rmse", "mae_stars", "rmse_
 NO_DIRECTION = {"trend_claims", "with_trend_claims"}
 # Groups of items in the order of the tables; the metric of one is named "hr@10/cold".
 GROUPS = ("cold", "warm", "increasing", "decreasing", "fluctuating", "unknown")
+
+INVISIBLE, JOINERS = ("Cc", "Cf", "Cs"), "\u200c\u200d"  # unicode categories, and what scripts and emoji need of them
 
 Table = tuple[list[str], list[list[str]]]  # header and cells
 
@@ -275,7 +279,7 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     | :--- | --: |
     | a\\|b | 0.5 |
     """
-    lines = [[" ".join(str(text).split()).replace("|", "\\|") for text in line] for line in (header, *body)]
+    lines = [[defused(text) for text in line] for line in (header, *body)]
     widths = [max(3 + (column == 0), *(len(line[column]) for line in lines)) for column in range(len(header))]
 
     def joined(line: Sequence[str]) -> str:
@@ -284,6 +288,31 @@ def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 
     rule = [":" + "-" * (widths[0] - 1), *("-" * (width - 1) + ":" for width in widths[1:])]
     return "\n".join([joined(lines[0]), joined(rule), *map(joined, lines[1:])])
+
+
+def defused(text: object) -> str:
+    """Any text as one line of Markdown in which HTML and links are text, and a table's cell stays one.
+
+    Control and bidirectional characters go, since they could show one text for another.
+
+    >>> print(defused("a | <b>x</b> ![y](http://z) 1 < 2"))
+    a \\| &lt;b>x&lt;/b> ![y]\\(http://z) 1 < 2
+    """
+    text = "".join(c for c in " ".join(str(text).split()) if c in JOINERS or unicodedata.category(c) not in INVISIBLE)
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("](", "]\\(")
+    return re.sub(r"(\\*)\|", r"\1\1\\|", text)  # an odd number of backslashes before a bar keeps it in its cell
+
+
+def spreadsheet_safe(frame: pl.DataFrame) -> pl.DataFrame:
+    """The frame with an apostrophe before every text that a spreadsheet would take for a formula.
+
+    >>> spreadsheet_safe(pl.DataFrame({"row": ["=1+1", "icl"], "mean": [-1.0, 2.0]})).rows()
+    [("'=1+1", -1.0), ('icl', 2.0)]
+    """
+    text = pl.col(pl.String)
+    return frame.with_columns(
+        pl.when(text.str.contains(r"^[=+\-@\t\r\n＝＋－＠]")).then("'" + text).otherwise(text).name.keep()
+    )
 
 
 def latex_table(
@@ -320,6 +349,7 @@ def latex_escape(text: str) -> str:
     >>> print(latex_escape("50 % of a_b ± 1"))
     50 \% of a\_b $\pm$ 1
     """
+    text = "".join(c for c in " ".join(text.split()) if c in JOINERS or unicodedata.category(c) not in INVISIBLE)
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
                "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≥": r"$\geq$", "≤": r"$\leq$",
                "▲": r"$^{\bigtriangleup}$", "▼": r"$^{\bigtriangledown}$"}  # fmt: skip

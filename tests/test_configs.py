@@ -54,7 +54,7 @@ def test_every_value_arrives(name):
         assert (found or "none" if key == "report_to" else found) == value, key
 
 
-@pytest.mark.parametrize("name", [name for name in packaged_configs() if not name.startswith(("trail/", "seller/"))])
+@pytest.mark.parametrize("name", [name for name in packaged_configs() if name.startswith(("expctr/", "recpie/"))])
 def test_checkpoints_fall_between_rollouts(name):
     ppo = parsed(name)[-1]
     assert ppo.save_strategy == "steps"

@@ -1,13 +1,13 @@
 """The explanation store and its recorder: newest wins, counts, ranks' parts, checkpoints and kills."""
 
-import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 
-from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
+from rlrec.explanations import ExplanationRecorder, ExplanationStore
 
 
 def row(user, item, text, round=0, step=0, **more):
@@ -63,7 +63,7 @@ def test_save_and_load_keep_everything_and_replace_atomically(tmp_path):
     assert loaded.to_frame().equals(store.to_frame())
     assert loaded.to_frame().row(0) == ("u", "i", "explanation", nasty, 0, 4, None, 2)
     store.save(path)
-    assert [entry.name for entry in path.parent.iterdir()] == ["explanations.parquet"]
+    assert {entry.name for entry in path.parent.iterdir()} == {".explanations.parquet.sha256", "explanations.parquet"}
     assert ExplanationStore().to_frame().shape == (0, 8)
 
 
@@ -110,8 +110,9 @@ def record(recorder, args, step, text, user="u"):
 
 
 def checkpoint(recorder, args, step):
-    os.makedirs(f"{args.output_dir}/checkpoint-{step}", exist_ok=True)
-    recorder.on_save(args, state(step), None)
+    folder = Path(args.output_dir) / f"checkpoint-{step}"
+    folder.mkdir(exist_ok=True)
+    recorder.on_checkpoint(args, state(step), None, folder=folder)
 
 
 def test_a_resumed_run_has_exactly_the_store_of_its_checkpoint(tmp_path):
@@ -120,25 +121,15 @@ def test_a_resumed_run_has_exactly_the_store_of_its_checkpoint(tmp_path):
     checkpoint(recorder, args, 2)
     saved = recorder.store.to_frame()
     record(recorder, args, 2, "lost by the kill")
-    os.makedirs(tmp_path / "checkpoint-4")  # the kill came while the trainer was writing it
-    (tmp_path / "checkpoint-best").mkdir()
     resumed = ExplanationRecorder()
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
-    resumed.restore(latest_checkpoint(tmp_path))
+    resumed.on_resume(args, folder=tmp_path / "checkpoint-2")
     assert resumed.store.to_frame().equals(saved)
-    checkpoint(recorder, args, 10)  # 10 comes after 2 and 4, not between "1" and "2"
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
 
 
-def test_no_checkpoint_and_an_incomplete_one(tmp_path):
-    assert latest_checkpoint(tmp_path) is None
-    recorder = ExplanationRecorder()
-    checkpoint(recorder, arguments(tmp_path, rank=1, world=2), 2)
-    assert latest_checkpoint(tmp_path) is None
+def test_an_incomplete_store_is_refused(tmp_path):
+    checkpoint(ExplanationRecorder(), arguments(tmp_path, rank=1, world=2), 2)
     with pytest.raises(FileNotFoundError, match=r"no complete explanation store, only \['explanations-rank1-of-2"):
         ExplanationRecorder().restore(tmp_path / "checkpoint-2", 0, 2)
-    checkpoint(recorder, arguments(tmp_path, rank=0, world=2), 2)
-    assert latest_checkpoint(tmp_path) == str(tmp_path / "checkpoint-2")
 
 
 def test_ranks_write_parts_that_merge_and_restore_with_any_number_of_ranks(tmp_path):

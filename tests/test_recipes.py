@@ -11,7 +11,7 @@ import yaml
 from command_lines import KILL_SWITCH, ROOT, assert_refused, launch, recipe
 from PIL import Image
 
-from recipes import prepare_data
+from recipes import controls, prepare_data
 from rlrec.expctr import run as expctr_run
 
 sys.path.insert(0, str(Path(__file__).parent / "policies"))
@@ -151,6 +151,30 @@ def test_a_run_killed_twice_ends_with_the_same_rows(finished, tmp_path):
     assert results["controls"]["shuffled_explanations"] == uninterrupted["controls"]["shuffled_explanations"]
     logged = json.loads((tmp_path / "run" / "logs" / "lc.json").read_text())
     assert [entry["step"] for entry in logged if "reward" in entry] == [1, 2, 3, 4, 5]
+
+
+def test_controls_of_the_finished_run(finished, capsys):
+    folder, _ = finished
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    controls.main([str(folder), "--fits", "1", "--permutations", "2"])
+    told = json.loads((folder / "controls.json").read_text())
+    found = {(row["control"], row["reader"], row["way"]): row["metrics"]["auc"] for row in told["rows"]}
+    recorded = json.loads((folder / "results.json").read_text())
+    llm, deepfm = "LC score", "DeepFM"
+    # what needs no new fit is what the run itself found
+    assert found["as it is", llm, "as trained"]["value"] == pytest.approx(recorded["rows"]["expctr_llm"]["auc"])
+    shuffled = found["explanations of another user", llm, "as trained"]["value"]
+    assert shuffled == pytest.approx(recorded["controls"]["shuffled_explanations"]["auc"])
+    retrained = found["shuffled labels, policy retrained", llm, "as trained"]["value"]
+    assert retrained == pytest.approx(recorded["controls"]["shuffled_labels"]["auc"])
+    assert {("verdict masked", llm, "as trained"), ("verdict masked", deepfm, "refitted")} <= set(found)
+    assert {("frozen recommender", deepfm, "as trained"), ("sentiment alone", deepfm, "refitted")} <= set(found)
+    assert ("shuffled labels", deepfm, "refitted") in found
+    assert told["recorded"] == recorded["controls"]
+    assert "| verdict masked " in capsys.readouterr().out
+    new = {path.name for path in folder.rglob("*") if path.is_file()} - {path.name for path in before}
+    assert new == {"controls.json", "controls.md"}
+    assert all(path.read_bytes() == content for path, content in before.items())
 
 
 # -- Hugging Face models by path ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 from command_lines import KILL_SWITCH, ROOT, assert_refused, launch, recipe
 
-from recipes import recpie
+from recipes import controls, recpie
 from rlrec.recpie import run as recpie_run
 
 RECPIE = ["--config", "recpie/smoke", "--warmup_steps_copy", "0", "--template_steps", "20", "--num_users", "30"]
@@ -102,6 +102,25 @@ def test_mistakes_in_recpie_are_one_sentence_before_any_model_is_loaded(
     given = [*RECPIE, "--output_dir", tmp_path / "run", *arguments]
     assert message in assert_refused(monkeypatch, capsys, *given, module=recpie)
     assert not (tmp_path / "run").exists()
+
+
+def test_controls_of_the_finished_run(recpie_finished, tmp_path, capsys):
+    folder = shutil.copytree(recpie_finished[0], tmp_path / "run")
+    controls.main([str(folder), "--fits", "1", "--permutations", "2"])
+    told = json.loads((folder / "controls.json").read_text())
+    found = {(row["control"], row["way"]): row["metrics"] for row in told["rows"]}
+    assert {row["reader"] for row in told["rows"]} == {"RecPIE's recommender"}
+    ways = [
+        ("as it is", "as trained"),
+        ("no explanations", "refitted"),
+        ("explanations of another user", "as trained"),
+    ]
+    ways += [("verdict masked", "refitted"), ("sentiment alone", "refitted"), ("frozen recommender", "as trained")]
+    for key in ways:
+        assert found[key]["rmse"]["low"] <= found[key]["rmse"]["value"] <= found[key]["rmse"]["high"]
+        assert 0 <= found[key]["auc"]["value"] <= 1
+    assert set(found["shuffled labels", "refitted"]) == {"auc"}
+    assert "RMSE [95 %]" in capsys.readouterr().out
 
 
 def test_pairs_may_be_odd_where_there_is_one_side(recpie_finished, tmp_path, monkeypatch, capsys):

@@ -71,7 +71,10 @@ def test_results_round_trip_and_record_where_they_come_from(tmp_path):
     assert record["peak_memory_bytes"]["process"] > 10_000_000
     assert record["versions"]["python"].startswith("3.")
     assert record["command"]
-    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]  # no temporary file is left
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "results.json",
+        ".results.json.sha256",
+    }  # no temporary file is left
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):

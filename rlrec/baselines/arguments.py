@@ -13,13 +13,17 @@ class BaselineArguments:
 
     system: str | None = field(
         default=None,
-        metadata={"help": "Whose samples: expctr (clicks) or recpie (ratings); default: whose configuration it is."},
+        metadata={
+            "help": "Whose samples: expctr (clicks), recpie (ratings) or trail (rankings); default: the "
+            "configuration's."
+        },
     )
     rows: list[str] = field(
         default_factory=list,
         metadata={
             "help": "Rows to make; default: all. expctr: fm dssm deepfm autoint pnn xdeepfm fignn dcn dcnv2 din dien "
-            "caser gru4rec sasrec bert4rec tallrec. recpie: sasrec din bert4rec unisrec ncf peter tallrec."
+            "caser gru4rec sasrec bert4rec tallrec. recpie: sasrec din bert4rec unisrec ncf peter tallrec efm mter. "
+            "trail: bpr userknn sasrec caser hgn."
         },
     )
     fits: int = field(default=3, metadata={"help": "Fits at the best point of the grid; the row is their mean."})
@@ -48,6 +52,13 @@ class BaselineArguments:
     )
     tallrec_device_batch: int = field(
         default=16, metadata={"help": "TALLRec: samples at once on one rank (of the embedded policy all of a step)."}
+    )
+
+    conllu: str | None = field(
+        default=None, metadata={"help": "EFM, MTER: parses of the training reviews (docs/evaluation.md)."}
+    )
+    spacy_model: str | None = field(
+        default=None, metadata={"help": "EFM, MTER: folder of a spaCy pipeline that parses them; default: no parser."}
     )
 
     def __post_init__(self):

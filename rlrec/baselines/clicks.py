@@ -5,8 +5,7 @@ Departures:
 
 1. As in ExpCTR's own rows, recommenders read ids alone, and sequence models the history with its labels; categories
    only with `use_categories`.
-2. What the paper's baselines were tuned with is not known: it names neither grid nor sizes. Sizes here are the models'
-   defaults.
+2. The paper does not say how its baselines were tuned, or how large they are. Sizes here are the models' defaults.
 """
 
 import dataclasses

@@ -45,7 +45,8 @@ GRID = {
     **dict.fromkeys(NEXT_ITEM, _SIZES),
 }
 BPR_FIXED = {"max_iter": 100, "learning_rate": 0.05}
-FIT = {"epochs": 40, "patience": 3, "learning_rate": 2e-3}  # of next-item models
+# Of next-item models. The likelihood would stop them after an epoch: it falls with every item that nobody had before.
+FIT = {"epochs": 40, "patience": 3, "learning_rate": 2e-3, "metric": "ndcg@10"}
 TOP = 10  # of a personal list, where lists are counted
 USERS_AT_ONCE = 1024
 UNKNOWN = np.finfo(np.float32).min  # below every score, above the items that are left out

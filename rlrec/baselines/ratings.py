@@ -1,4 +1,5 @@
-"""The rows beside RecPIE in its Table 2 that are no part of its own run: recommenders, PETER and TALLRec.
+"""The rows beside RecPIE in its Table 2 that are no part of its own run: recommenders, PETER, TALLRec,
+EFM and MTER (`aspects.py`).
 
 They have the samples of RecPIE's run with the same settings and seed, and each the same tuning budget (`tuning.py`).
 The paper's direct recommendation by the LLM (Table 7) is a row of RecPIE's own run. Departures:
@@ -16,6 +17,7 @@ import functools
 import numpy as np
 
 from rlrec import recommenders
+from rlrec.baselines import aspects
 from rlrec.baselines.peter import fit_peter, peter_data
 from rlrec.baselines.run import Baselines, by_split
 from rlrec.baselines.tallrec import calibrated_ratings
@@ -44,7 +46,7 @@ class RatingBaselines(Baselines):
     """Rows of RecPIE's Table 2 on the samples of RecPIE's run; see `Baselines`."""
 
     system = "recpie"
-    names = (*MODELS, "peter", "tallrec")
+    names = (*MODELS, "peter", "tallrec", *aspects.ROWS)
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -54,6 +56,9 @@ class RatingBaselines(Baselines):
         self.low, self.high = self.prepared.metadata["rating_scale"]
         self.samples = by_split(self.all_samples)
         self.target = "target" if self.arguments.objective == "rating" else "label"
+        if not self.baselines.rows and not aspects.has_opinions(self.all_samples):
+            self.names = tuple(row for row in self.names if row not in aspects.ROWS)
+            self.state.print(f"Left out: {', '.join(aspects.ROWS)}, which learn from reviews; there are none.")
         self.begin()
         self.policies = None
         if {"tallrec", "unisrec"} & {*self.unfinished}:
@@ -63,6 +68,8 @@ class RatingBaselines(Baselines):
         if row == "tallrec":
             targets = self.samples["validation"][self.target].to_numpy()
             return self.tallrec_row(self._metrics, functools.partial(calibrated_ratings, targets))
+        if row in aspects.ROWS:
+            return self._aspect_row(row)
         options = {"fits": self.baselines.fits, "seed": self.seed, "workers": self.baselines.workers}
         if row == "peter":
             data = peter_data(self._texts(), self.samples, self.target)
@@ -72,6 +79,11 @@ class RatingBaselines(Baselines):
         return tune(fit_once, self.baselines.grid, self._metrics, **options)
 
     # -- parts --------------------------------------------------------------------------------------------------------
+    def _aspect_row(self, row: str) -> TableRow:
+        parses = {"conllu": self.baselines.conllu, "spacy_model": self.baselines.spacy_model}
+        triples = aspects.opinion_triples(self.samples["train"], **parses)
+        return aspects.aspect_row(row, self.all_samples, triples, rating_scale=(self.low, self.high), seed=self.seed)
+
     def _metrics(self, predictions: np.ndarray) -> dict[str, float]:
         targets, labels = (self.samples["test"][column].to_numpy() for column in (self.target, "label"))
         return rating_metrics(targets, predictions, labels, self.high - self.low)

@@ -16,8 +16,9 @@ _QUOTES = dict.fromkeys(map(ord, '"“”„‟«»″‘’‚‛＂'), "'")
 # with one of these, so replacing the character needs no list of tokens that a new tokenizer would outgrow.
 _ANGLES = {ord(c): "‹" for c in "<＜﹤"} | {ord(c): "›" for c in ">＞﹥"}
 _TRANSLATION = _QUOTES | _ANGLES
-# [INST], [/INST], [CLS], [gMASK], [unused7] ...; ordinary bracketed words such as "[sic]" stay.
-_BRACKET_TOKEN = re.compile(r"\[(/?(?:[A-Z][A-Z_]+|[gs]MASK|unused\d+))\]")
+# [INST], [/INST], [CLS], [gMASK], [unused7], [|user|] ...; ordinary bracketed words such as "[sic]" stay.
+_BRACKET_TOKEN = re.compile(r"\[(/?(?:[A-Z][A-Z_]+|[gs]MASK|unused\d+|\|[^\[\]|]*\|))\]")
+_TILDE_TOKEN = re.compile(r"\](?=~)|(?<=~)\[")  # MiniMax's ]~b] and [e~[
 _HTML_TAG = re.compile(r"</?[a-zA-Z][a-zA-Z0-9]*(?:\s[^<>]*)?/?>")
 _JOINERS = "\u200c\u200d"  # needed to spell Persian, Hindi and some emoji, and harmless
 # Printable ASCII with single spaces and none of the characters that any rule below looks at.
@@ -25,7 +26,7 @@ _PLAIN = re.compile(r"(?:[!#-%'-;=?-Z\\^-~]| (?![ ,]))*")
 # The same in polars, whose expressions know no look-ahead; and what only Python does: all that an entity, a tag, a
 # control token or an invisible character is made of.
 _NOT_PLAIN = r"[^ !#-%'-;=?-Z\\^-~]|  | ,|^ | $"
-_NOT_SIMPLE = r"[&<>\[＜﹤＞﹥\p{Cf}]|[\p{Cc}--\s]"
+_NOT_SIMPLE = r"[&<>\[\]＜﹤＞﹥\p{Cf}]|[\p{Cc}--\s]"
 # Beyond Latin, typographic punctuation and emoji: what NFC may change.
 _MAY_COMPOSE = r"[^\x00-\x{2ff}\x{2010}-\x{2027}\x{2600}-\x{27bf}\x{fe0f}\x{1f300}-\x{1faff}]"
 _ANY_QUOTE = "[" + "".join(map(chr, _QUOTES)) + "]"
@@ -96,6 +97,7 @@ def _defuse(text: str) -> str:
             break
     text = unicodedata.normalize("NFC", text).translate(_TRANSLATION)
     text = _BRACKET_TOKEN.sub(r"(\1)", text)
+    text = _TILDE_TOKEN.sub(lambda bracket: "()"[bracket[0] == "]"], text)
     return " ".join(text.split()).replace(" ,", ",")
 
 

@@ -37,6 +37,7 @@ GOOGLE_LOCAL_URLS = (
     "https://mcauleylab.ucsd.edu/public_datasets/gdrive/googlelocal/meta-{}.json.gz",
 )
 TIMEOUT_SECONDS = 60
+MAX_RATIO, MIN_BOMB = 100, 100 * 2**20  # ratings pack 4 to 10 times; deflate can reach 1,030
 
 
 def download(
@@ -138,6 +139,18 @@ def _fetch(url: str, path: Path, md5: str | None, progress) -> None:
     os.replace(partial, path)
 
 
+def _check_size(archive: Path, content: zipfile.ZipFile) -> None:
+    """Refuse a bomb. The sizes in the directory bind: `zipfile` reads no more of a member than it says there."""
+    size = sum(member.file_size for member in content.infolist())
+    if size > MAX_RATIO * archive.stat().st_size and size > MIN_BOMB:
+        raise DataError(
+            f"{archive}: its {archive.stat().st_size:,} bytes would unpack to {size:,}, as no dataset does; "
+            "do not use it."
+        )
+    if size > (free := shutil.disk_usage(archive.parent).free):
+        raise DataError(f"{archive}: needs {size:,} bytes unpacked, and {free:,} are free; make room.")
+
+
 def _unpack(archive: Path, folder: Path) -> None:
     """Unpack next to the goal, then move into place; members that would land elsewhere are refused."""
     temporary = Path(tempfile.mkdtemp(dir=folder, prefix=".unpacking-"))
@@ -146,6 +159,7 @@ def _unpack(archive: Path, folder: Path) -> None:
             for name in content.namelist():
                 if not (temporary / name).resolve().is_relative_to(temporary.resolve()):
                     raise DataError(f"{archive}: member {name!r} would be written outside the folder; do not use it.")
+            _check_size(archive, content)
             content.extractall(temporary)
         for path in sorted(temporary.iterdir()):
             if (folder / path.name).is_dir():

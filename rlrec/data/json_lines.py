@@ -18,7 +18,7 @@ from pathlib import Path
 
 import polars as pl
 
-from rlrec.data.raw import Quarantine, read_lines, require
+from rlrec.data.raw import LONGEST_LINE, Quarantine, read_lines, require, too_long
 from rlrec.data.schema import MALFORMED, MISSING_ID, NOT_A_NUMBER, ROW, DataError, rejected_rows
 
 BLOCK_BYTES = 32 * 1024 * 1024
@@ -101,7 +101,10 @@ def _frames(path: Path, columns: dict, optional: tuple, advice: str) -> Iterator
             def read() -> tuple[pl.DataFrame, pl.DataFrame] | None:
                 nonlocal rows_before
                 block = file.read(BLOCK_BYTES)
-                block += b"" if block.endswith(b"\n") else file.readline()
+                if not block.endswith(b"\n"):
+                    block += (rest := file.readline(LONGEST_LINE))
+                    if len(rest) == LONGEST_LINE:
+                        raise too_long(path)
                 if not block:
                     return None
                 quarantine = Quarantine(path)

@@ -118,7 +118,7 @@ def _items(path: Path, records) -> tuple[pl.DataFrame, pl.DataFrame]:
     for number, item, title, genres in records:
         if item is None:
             quarantine.add(number, "line", title, genres)
-        elif not item.strip().isdecimal() or int(item) > 2**31 - 1:
+        elif not item.strip().isdecimal() or len(item.strip()) > 10 or int(item) > 2**31 - 1:
             quarantine.add(number, ITEM_ID, item, NOT_A_NUMBER)
         elif int(item) in rows:
             quarantine.add(number, ITEM_ID, item, DUPLICATE_ITEM)

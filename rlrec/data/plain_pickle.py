@@ -43,8 +43,9 @@ def read_plain_pickle(path: Path, advice: str) -> object:
                     )
         except DataError:
             raise
-        # What the instructions of a damaged file do to an empty stack, a missing memo, or a list taken for a dict.
-        except (ValueError, IndexError, KeyError, AttributeError, TypeError) as error:
+        # What the instructions of a damaged file do to an empty stack, a missing memo, or a list taken for a dict; and
+        # a length beyond all memory, which is tried before it is missed.
+        except (ValueError, IndexError, KeyError, AttributeError, TypeError, MemoryError, OverflowError) as error:
             raise DataError(f"{path}: not a whole pickle ({error}); download it again.") from error
     raise DataError(f"{path}: not a whole pickle; download it again.")
 

@@ -33,6 +33,7 @@ from rlrec.data.schema import (
 )
 
 BLOCK_BYTES = 64 * 1024 * 1024
+LONGEST_LINE = 64 * 1024 * 1024  # characters: a gigabyte of one letter is a few bytes of gzip, and no record
 MAX_QUOTED_LINES = 20  # a quoted field that spans more lines than this is taken for a broken quote
 
 
@@ -213,10 +214,18 @@ def read_lines(path: Path, encoding: str, advice: str) -> Iterator[tuple[int, st
     try:
         # newline="\n": a carriage return or a Unicode line separator inside a field is not a line end.
         with opener(path, "rt", encoding=encoding, errors="replace", newline="\n") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(LONGEST_LINE), ""), 1):
+                if len(line) == LONGEST_LINE and not line.endswith("\n"):
+                    raise too_long(path, number)
                 yield number, line.rstrip("\r\n")
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path}: the gzip archive is damaged ({error}); {advice}") from error
+
+
+def too_long(path: Path, number: int | None = None) -> DataError:
+    """The error of a line that no honest file has."""
+    where = "" if number is None else f"line {number} "
+    return DataError(f"{path}: {where}is longer than {LONGEST_LINE:,} characters, which no record is; do not use it.")
 
 
 def read_csv_records(

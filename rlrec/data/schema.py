@@ -12,6 +12,7 @@ import polars as pl
 import rlrec
 from rlrec.data.cleaning import MAX_TITLE_LENGTH, clean_text, clean_title
 from rlrec.data.splits import label_expression
+from rlrec.files import read_frame, read_json, replacing
 
 __all__ = [
     "CATEGORIES",
@@ -282,12 +283,10 @@ class PreparedDataset:
         directory.mkdir(parents=True, exist_ok=True)
         (directory / "metadata.json").unlink(missing_ok=True)
         for name in ("interactions", "items", "rejected"):
-            temporary = directory / f".{name}.parquet.tmp"
-            getattr(self, name).write_parquet(temporary)
-            os.replace(temporary, directory / f"{name}.parquet")
-        temporary = directory / ".metadata.json.tmp"
-        temporary.write_text(json.dumps(self.metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(temporary, directory / "metadata.json")
+            with replacing(directory / f"{name}.parquet") as temporary:
+                getattr(self, name).write_parquet(temporary)
+        with replacing(directory / "metadata.json") as temporary:
+            temporary.write_text(json.dumps(self.metadata, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, directory: str | os.PathLike) -> PreparedDataset:
@@ -303,9 +302,9 @@ class PreparedDataset:
                 "write one with recipes/prepare_data.py."
             )
         try:
-            metadata = json.loads((directory / "metadata.json").read_text(encoding="utf-8"))
-            frames = [pl.read_parquet(directory / f"{name}.parquet") for name in ("interactions", "items", "rejected")]
-        except (OSError, ValueError, pl.exceptions.PolarsError) as error:
+            metadata = read_json(directory / "metadata.json")
+            frames = [read_frame(directory / f"{name}.parquet") for name in ("interactions", "items", "rejected")]
+        except (OSError, ValueError) as error:
             raise DataError(f"{directory}: cannot be read ({error}); run recipes/prepare_data.py again.") from error
         interactions, items, rejected = frames
         return cls(interactions, items, metadata, rejected)

@@ -12,6 +12,7 @@
 | `ranking` | HR, NDCG and Jaccard of one ranked list that everyone gets (TRAIL) |
 | `judge` | a language model's marks for TRAIL's explanations, through an endpoint or a local model |
 | `utility` | does an explanation give its item away by name? (SELLER; `rlrec.utility` measures what it is worth) |
+| `masking` | explanations without their verdict, or as their sentiment alone |
 | `controls` | shuffled labels, shuffled explanations, permutation AUC |
 | `significance` | bootstrap intervals of AUC and of differences (AUC, RMSE, means), spread over seeds, paired tests |
 | `hf` | the CTR metrics as `evaluate.Metric` classes that work offline (extra `metrics`; imported on its own) |

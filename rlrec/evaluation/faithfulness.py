@@ -108,6 +108,15 @@ def mask_quotations(text: str, quotations: Sequence[tuple[int, int, str]]) -> st
     return text.replace("’", "'")
 
 
+def verdict_spans(masked_text: str) -> list[tuple[int, int]]:
+    """(start, end) of every verdict in a text without quotations.
+
+    >>> verdict_spans("They will like it.")
+    [(5, 14)]
+    """
+    return [match.span() for match in _VERDICT.finditer(masked_text)]
+
+
 def find_verdict(masked_text: str) -> tuple[int, int, int] | None:
     """(start, end, 1 or 0) of the last verdict in a text without quotations; None when there is none.
 

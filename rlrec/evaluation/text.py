@@ -69,10 +69,9 @@ class Checkpoint:
                 f"{path} is not a folder with safetensors; give the local folder of the checkpoint (nothing is "
                 "downloaded, and pickled weights are not read: load those once and save_pretrained them)."
             )
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-        model, loading = model_class.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, output_loading_info=True
-        )
+        options = {"local_files_only": True, "trust_remote_code": False}
+        tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        model, loading = model_class.from_pretrained(path, use_safetensors=True, output_loading_info=True, **options)
         unused = "pooler" if model_class is AutoModel else None  # of an encoder, whose hidden states alone are read
         missing = sorted(key for key in loading["missing_keys"] if not unused or unused not in key)
         if missing or loading["mismatched_keys"]:
@@ -286,7 +285,9 @@ def load_language_model(path: str | Path, device: str = "cpu", max_length: int =
     """A local encoder-decoder or causal language model, whichever the folder's config says."""
     if not (Path(path) / "config.json").is_file():
         raise FileNotFoundError(f"There is no config.json in {path}; give the local folder of a language model.")
-    encoder_decoder = AutoConfig.from_pretrained(path, local_files_only=True).is_encoder_decoder
+    encoder_decoder = AutoConfig.from_pretrained(
+        path, local_files_only=True, trust_remote_code=False
+    ).is_encoder_decoder
     return Checkpoint.load(
         path, AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM, device, max_length
     )

@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from rlrec.arguments import StageArguments
+
 
 @dataclass
-class ExpCTRArguments:
+class ExpCTRArguments(StageArguments):
     """The three stages and the evaluation.
 
     Raises:
@@ -47,6 +49,7 @@ class ExpCTRArguments:
     shuffled_labels: bool = field(default=False, metadata={"help": "Control: stage 1 on permuted labels."})
 
     def __post_init__(self):
+        super().__post_init__()
         choices = {
             "lc_form": ("absolute", "brier"),
             "ic_shift": ("on", "off", "signed"),

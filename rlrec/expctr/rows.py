@@ -28,10 +28,12 @@ from rlrec.encoders import TextEncoder
 from rlrec.evaluation import check_explanations, check_reasons, ctr_metrics, summarise_checks, summarise_reasons
 from rlrec.evaluation.ctr import fit_temperature, scores_at
 from rlrec.explanations import ExplanationStore
+from rlrec.files import read_frame
 from rlrec.policies.generation import generate_explanations
 from rlrec.recommenders import DeepFM, SplitData, cross_fit, fit, mean_of_fits
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
 from rlrec.recommenders.split_data import Embeddings
+from rlrec.results import write_parquet_atomic
 
 FEATURES = ("like_rate", "item_mean")
 
@@ -107,11 +109,9 @@ def explain(
             explanation=pl.Series(texts), margin=pl.Series([list(m) for m in zip(*margins)])
         )
         if PartialState().is_main_process:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            frame.write_parquet(path.with_suffix(".tmp"))
-            os.replace(path.with_suffix(".tmp"), path)
+            write_parquet_atomic(path, frame)
         PartialState().wait_for_everyone()
-    frame = pl.read_parquet(path)
+    frame = read_frame(path)
     return Explained(frame["explanation"].to_list(), np.array(frame["margin"].to_list()))
 
 

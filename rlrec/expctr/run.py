@@ -1,6 +1,6 @@
 """One ExpCTR run: data, policies, encoder and CTR data, held together so that the recipe shows the loop alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from rlrec.alternating import PolicyStage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data.prompts import PromptTemplate
 from rlrec.data.splits import expctr_samples
-from rlrec.evaluation import heuristic_rows, heuristic_scores, shuffled_partners
+from rlrec.evaluation import check_explanations, heuristic_rows, heuristic_scores, shuffled_partners
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
 from rlrec.expctr.rows import FEATURES, Explained
@@ -34,7 +34,7 @@ class ExpCTRRun(PPORun):
     """
 
     system = "expctr"
-    evaluation = ("ctr_fits", "more_lc", "scoring_batch", "shuffled_labels")
+    evaluation = ("ctr_fits", "more_lc", "scoring_batch", "shuffled_labels", *PPORun.evaluation)
 
     def __init__(
         self,
@@ -98,6 +98,11 @@ class ExpCTRRun(PPORun):
             round=round,
             learning_rate=learning_rate,
         )
+
+    def off_format(self, texts: Sequence[str], rows: Sequence[dict]) -> list[str | None]:
+        """What of ExpCTR's form each text lacks: a citation, a verdict, its end ..."""
+        columns = ([row[name] for row in rows] for name in ("history_titles", "history_labels", "title"))
+        return check_explanations(texts, *columns)["malformed"].to_list()
 
     def explain(self, name: str, adapter: Path | None = None, restrict_titles: bool = True) -> Explained:
         """Explanations of the validation and test samples by the policy with this adapter (pi_init without one).

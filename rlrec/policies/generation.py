@@ -43,6 +43,7 @@ def generate_explanations(
     batch_size: int = 256,
     seed: int = 0,
     progress: str | None = "Writing explanations",
+    on_batch: Callable[[list[int], torch.Tensor], None] | None = None,
 ) -> list[list[str]]:
     """Sample `num_generations` explanations of each prompt (all ranks share the work and get all the texts).
 
@@ -57,6 +58,7 @@ def generate_explanations(
         batch_size: sequences generated at once on one rank.
         seed: the texts depend on it and on nothing drawn before.
         progress: text of the progress bar, `None` for none.
+        on_batch: called with the numbers of a batch's prompts and their new tokens (B, T), on the rank that wrote.
 
     Returns:
         One list of `num_generations` texts per prompt.
@@ -77,7 +79,10 @@ def generate_explanations(
         sequences = model.generate(
             **padded, **sampling, max_new_tokens=max_new_tokens, pad_token_id=tokenizer.pad_token_id
         )
-        return sequences[:, padded["input_ids"].shape[1] :]
+        written = sequences[:, padded["input_ids"].shape[1] :]
+        if on_batch is not None:
+            on_batch(rows, written)
+        return written
 
     return write_shared(
         model, tokenizer, ids, sample, copies=num_generations, batch_size=batch_size, seed=seed, progress=progress

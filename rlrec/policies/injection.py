@@ -29,9 +29,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from rlrec.files import read_json, read_tensors, replacing
 
 PLACEHOLDER = "<|vector|>"  # stands in a prompt where a vector is read
 WEIGHTS_FILE = "adapter.safetensors"
@@ -247,12 +249,10 @@ class InjectedLLM(nn.Module):
         """Write adapter.safetensors (adapter and linears) and adapter.json (`identity`), not the LLM."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{WEIGHTS_FILE}.tmp"
-        save_file({name: value.cpu().contiguous() for name, value in self.trained_state().items()}, temporary)
-        os.replace(temporary, folder / WEIGHTS_FILE)
-        temporary = folder / f".{IDENTITY_FILE}.tmp"
-        temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
-        os.replace(temporary, folder / IDENTITY_FILE)
+        with replacing(folder / WEIGHTS_FILE, checksum=False) as temporary:
+            save_file({name: value.cpu().contiguous() for name, value in self.trained_state().items()}, temporary)
+        with replacing(folder / IDENTITY_FILE, checksum=False) as temporary:
+            temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike, llm: PreTrainedModel, adapter: nn.Module) -> "InjectedLLM":
@@ -277,7 +277,7 @@ class InjectedLLM(nn.Module):
                     f"{saved['base'].get(name)}, but {own['base']['name']!r} has {own['base'][name]}: load the base "
                     "that the adapter was trained on."
                 )
-        weights = load_file(Path(folder) / WEIGHTS_FILE)
+        weights = read_tensors(Path(folder) / WEIGHTS_FILE)
         saved, own = ({**each, **_shapes(state)} for each, state in ((saved, weights), (own, self.trained_state())))
         for name in sorted((saved.keys() | own.keys()) - {"base"}):
             if saved.get(name) != own.get(name):
@@ -360,4 +360,4 @@ def _read_identity(folder: str | os.PathLike) -> dict:
     path = Path(folder) / IDENTITY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {folder} holds no adapter.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)

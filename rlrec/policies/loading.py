@@ -77,8 +77,10 @@ def pretrained_policies(
     attn_implementation: str | None = None,
 ) -> Policies:
     """Any Hugging Face causal LM by name or path."""
-    tokenizer = AutoTokenizer.from_pretrained(name_or_path, revision=revision, padding_side="left")
-    options = {"revision": revision, "dtype": dtype}
+    tokenizer = AutoTokenizer.from_pretrained(
+        name_or_path, revision=revision, padding_side="left", trust_remote_code=False
+    )
+    options = {"revision": revision, "dtype": dtype, "trust_remote_code": False}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     return Policies(lambda: AutoModelForCausalLM.from_pretrained(name_or_path, **options), tokenizer, lora)

@@ -28,8 +28,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from rlrec.files import read_json, read_tensors, replacing
 
 WEIGHTS_FILE = "soft_prompt.safetensors"
 IDENTITY_FILE = "soft_prompt.json"
@@ -137,12 +139,10 @@ class SoftPrompt(nn.Module):
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{WEIGHTS_FILE}.tmp"
-        save_file({"projection.weight": self.projection.weight.detach().cpu().contiguous()}, temporary)
-        os.replace(temporary, directory / WEIGHTS_FILE)
-        temporary = directory / f".{IDENTITY_FILE}.tmp"
-        temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
-        os.replace(temporary, directory / IDENTITY_FILE)
+        with replacing(directory / WEIGHTS_FILE, checksum=False) as temporary:
+            save_file({"projection.weight": self.projection.weight.detach().cpu().contiguous()}, temporary)
+        with replacing(directory / IDENTITY_FILE, checksum=False) as temporary:
+            temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
 
     @classmethod
     def load(
@@ -166,7 +166,7 @@ class SoftPrompt(nn.Module):
         saved = _read_identity(directory)
         soft_prompt = cls(consumer_table, users, saved["vocab_size"], saved["hidden_size"])
         path = Path(directory) / WEIGHTS_FILE
-        soft_prompt.projection.load_state_dict({"weight": load_file(path)["projection.weight"]})
+        soft_prompt.projection.load_state_dict({"weight": read_tensors(path)["projection.weight"]})
         soft_prompt.check(directory, table_went_on=table_went_on)
         return soft_prompt
 
@@ -253,7 +253,7 @@ def _read_identity(directory: str | os.PathLike) -> Mapping:
     path = Path(directory) / IDENTITY_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {directory} holds no soft prompt.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    return read_json(path)
 
 
 def _digest(tensor: Tensor) -> str:

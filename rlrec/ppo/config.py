@@ -10,6 +10,7 @@ CHOICES = {
     "loss_type": ("bnpo", "grpo", "dr_grpo", "dapo", "recpie"),
     "baseline": ("critic", "group"),
     "ref_policy": ("initial", "base"),
+    "on_reward_error": ("raise", "mask"),
 }
 WITHOUT_EFFECT = {"scale_rewards": "group", "multi_objective_aggregation": "sum_then_normalize"}
 
@@ -97,6 +98,27 @@ class PPOConfig(GRPOConfig):
         },
     )
 
+    # Parameters that control reward functions that fail
+    on_reward_error: str = field(
+        default="raise",
+        metadata={
+            "help": "When a reward function raises, takes too long or returns something that is no finite number: "
+            "'raise' stops all ranks with one sentence; 'mask' leaves those completions out of the rollout and logs "
+            "their share as `reward/failed`."
+        },
+    )
+    reward_failure_budget: float = field(
+        default=0.1,
+        metadata={"help": "With 'mask': the largest share of a rollout's completions (all ranks) that may fail."},
+    )
+    reward_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds that a reward function may take for a rank's share of a rollout; None: no limit. A "
+            "Python function that hangs cannot be ended: its thread is left behind."
+        },
+    )
+
     # Parameters that control the rollout
     logprobs_from_generation: bool | None = field(
         default=None,
@@ -132,10 +154,10 @@ class PPOConfig(GRPOConfig):
         return micro_steps // math.gcd(micro_steps, self.gradient_accumulation_steps)
 
     def _check(self) -> None:
-        for name in ("gamma", "lam"):
+        for name in ("gamma", "lam", "reward_failure_budget"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must lie between 0 and 1.")
-        for name in ("reward_clip", "cliprange_value", "value_learning_rate"):
+        for name in ("reward_clip", "cliprange_value", "value_learning_rate", "reward_timeout"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is {value}, but must be above 0.")

@@ -17,11 +17,12 @@ from trl import GRPOTrainer
 from trl.data_utils import is_conversational
 from trl.trainer.utils import add_fused_lm_head
 
+from rlrec.checkpoints import WholeCheckpoints
 from rlrec.ppo import advantages as adv
 from rlrec.ppo import soft_prompt as soft
 from rlrec.ppo.config import PPOConfig, check_save_steps
 from rlrec.ppo.losses import approximate_kl, clipped_value_loss, masked_mean, recpie_loss
-from rlrec.ppo.rewards import RewardFailure, RewardGuard, check_gathered
+from rlrec.ppo.rewards import RewardFailure, RewardGuard, settle
 from rlrec.ppo.sampler import RolloutSampler, check_pairs
 from rlrec.ppo.scoring import add_scoring, recording, score_used_columns
 from rlrec.ppo.value_head import (
@@ -33,7 +34,7 @@ from rlrec.ppo.value_head import (
 )
 
 
-class PPOTrainer(GRPOTrainer):
+class PPOTrainer(WholeCheckpoints, GRPOTrainer):
     """PPO for causal language models with any TRL reward function. Arguments are those of `GRPOTrainer`.
 
     One backbone serves as policy, as KL reference (LoRA: adapter off; full fine-tuning: a frozen copy) and as critic
@@ -44,8 +45,9 @@ class PPOTrainer(GRPOTrainer):
     with this rank's rows, completions and raw rewards (NaN where a function gave None).
 
     Raises:
-        RewardFailure: on every rank, when a reward function on any of them raises, returns the wrong number of
-            rewards or an infinite one, or when no completion of the rollout gets a reward.
+        RewardFailure: on every rank, when a reward function on any of them raises, takes longer than
+            `reward_timeout`, or returns the wrong number of rewards or an infinite one (with `on_reward_error="mask"`:
+            for more completions than the budget allows), or when no completion of the rollout gets a reward.
     """
 
     _tag_names = ["trl", "ppo", "rlrec"]
@@ -209,16 +211,20 @@ class PPOTrainer(GRPOTrainer):
 
     # -- rollout ------------------------------------------------------------------------------------------------------
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        guard, functions = RewardGuard(), self.reward_funcs
+        guard, functions = RewardGuard(self.args.reward_timeout), self.reward_funcs
         self.reward_funcs = [guard.wrap(function, name) for function, name in zip(functions, self.reward_func_names)]
         try:
             rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         finally:
             self.reward_funcs = functions
-        failures = [failure for failure in gather_object([guard.failure]) if failure]
-        if failures:
-            raise RewardFailure(failures[0]) from guard.cause
-        check_gathered(rewards, self.reward_func_names)
+        reports, mask = gather_object([(guard.failure, guard.failed)]), self.args.on_reward_error == "mask"
+        budget = self.args.reward_failure_budget
+        try:
+            rewards, failed = settle(rewards, reports, self.reward_func_names, mask=mask, budget=budget)
+        except RewardFailure as failure:
+            raise failure from guard.cause
+        if mask:
+            self._log_value("reward/failed", failed)
         self._rollout = inputs, completions, rewards
         return rewards
 

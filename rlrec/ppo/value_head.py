@@ -7,6 +7,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from rlrec.files import read_tensors, replacing
+
 VALUE_HEAD = "value_head"  # attribute of the causal LM, prefix of its parameters, and stem of its file
 
 
@@ -66,8 +68,8 @@ def save_value_head(model, folder: str, state_dict: dict[str, Tensor] | None) ->
     tensors = gathered or getattr(model, VALUE_HEAD).state_dict()
     tensors = {name.rsplit(".", 1)[-1]: tensor.detach().float().cpu().contiguous() for name, tensor in tensors.items()}
     path = os.path.join(folder, f"{VALUE_HEAD}.safetensors")
-    safetensors.torch.save_file(tensors, path + ".tmp")
-    os.replace(path + ".tmp", path)
+    with replacing(path, checksum=False) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def load_value_head(model, folder: str) -> None:
@@ -79,4 +81,4 @@ def load_value_head(model, folder: str) -> None:
     path = os.path.join(folder, f"{VALUE_HEAD}.safetensors")
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{path} is missing: the checkpoint was not saved by PPOTrainer, so it has no critic.")
-    getattr(model, VALUE_HEAD).load_state_dict(safetensors.torch.load_file(path))
+    getattr(model, VALUE_HEAD).load_state_dict(read_tensors(path))

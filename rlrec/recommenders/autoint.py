@@ -35,10 +35,15 @@ class InteractingLayer(nn.Module):
 
     def forward(self, fields: torch.Tensor) -> torch.Tensor:
         """(B, fields, dim) -> (B, fields, dim)."""
-        projected = self.projections(fields).chunk(3 + self.residual, dim=-1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in projected[:3])
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        return F.relu(attended + projected[3] if self.residual else attended)
+        rows, count, dim = fields.shape
+        head = dim // self.heads
+        # Heads before rows: one copy, after which all products are batches of small matrices.
+        parts = self.projections(fields).view(rows, count, 3 + self.residual, self.heads, head)
+        parts = parts.permute(2, 3, 0, 1, 4).flatten(1, 2)
+        query, key, value, *residual = parts.unbind()  # (heads * B, fields, head) each
+        weights = (query @ key.transpose(1, 2) * head**-0.5).softmax(-1)
+        attended = torch.baddbmm(residual[0], weights, value) if residual else weights @ value
+        return F.relu(attended).view(self.heads, rows, count, head).permute(1, 2, 0, 3).flatten(2)
 
 
 class AutoInt(FieldRecommender):

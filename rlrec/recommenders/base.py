@@ -15,7 +15,6 @@ A recommender maps `batch`, a dict of tensors, and optional explanation embeddin
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,8 +22,10 @@ from pathlib import Path
 import polars as pl
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
+
+from rlrec.files import read_json, read_tensors, replacing
 
 Batch = dict[str, torch.Tensor]
 
@@ -45,9 +46,9 @@ class SavedModel(nn.Module):
         """Write model.safetensors and config.json (and vocabulary.json), each one whole or not at all."""
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        weights = directory / f".{WEIGHTS_FILE}.tmp"
-        save_file({name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}, weights)
-        os.replace(weights, directory / WEIGHTS_FILE)
+        tensors = {name: values.detach().cpu().contiguous() for name, values in self.state_dict().items()}
+        with replacing(directory / WEIGHTS_FILE) as temporary:
+            save_file(tensors, temporary)
         if vocabulary is not None:
             vocabulary.save(directory)
         # The config comes last: a folder that has it is complete.
@@ -66,7 +67,7 @@ class SavedModel(nn.Module):
         if name != cls.__name__:
             raise ValueError(f"{Path(directory) / CONFIG_FILE} describes {name!r}, not {cls.__name__!r}")
         model = cls(**config)
-        model.load_state_dict(load_file(Path(directory) / WEIGHTS_FILE))
+        model.load_state_dict(read_tensors(Path(directory) / WEIGHTS_FILE))
         return model.eval()
 
 
@@ -407,16 +408,10 @@ def require_columns(samples: pl.DataFrame, names: list[str]) -> None:
         raise ValueError(f"samples have no column {missing}; their columns are {samples.columns}")
 
 
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def write_json(path: Path, content: dict) -> None:
     """Write beside the target, then rename: a reader sees the old file or the new one, never half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
 
 
 def interaction_names(samples: pl.DataFrame) -> list[str]:

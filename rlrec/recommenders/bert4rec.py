@@ -55,10 +55,11 @@ class BERT4Rec(NextItemModel):
             raise ValueError(
                 f"max_length is {max_length} and mask_share {mask_share}, expected at least 2 and between 0 and 1"
             )
+        layer = encoder_layer(dim, heads, dropout)
         self.mask_vector = nn.Parameter(0.02 * torch.randn(dim))
         self.output = nn.Linear(dim, dim)  # W^P, b^P of eq. 7
         self.item_bias = nn.Parameter(torch.zeros(num_items))  # b^O
-        self.build(num_items, dim, max_length, dropout, encoder_layer(dim, heads, dropout), layers)
+        self.build(num_items, dim, max_length, dropout, layer, layers)
 
     def states(self, history: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
         """History (B, L) and which of its places are masked (B, L) -> states (B, L, d), GELU(W^P h + b^P) of eq. 7."""

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from rlrec.recommenders.base import Batch, Recommender, read_json, write_json
+from rlrec.files import read_json
+from rlrec.recommenders.base import Batch, Recommender, write_json
 
 MINIMUM_VALIDATION_ROWS = 10
 METRICS = {"binary": ("log_loss", "auc"), "rating": ("rmse",)}  # the first is the default of early stopping

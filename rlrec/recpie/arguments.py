@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 
+from rlrec.arguments import StageArguments
 from rlrec.recpie.prompts import VARIANTS
 
 ROBUSTNESS = ("free", "llm_embeddings", "ncf", "direct")
 
 
 @dataclass
-class RecPIEArguments:
+class RecPIEArguments(StageArguments):
     """The alternating rounds, the recommender and the evaluation.
 
     Raises:
@@ -65,6 +66,7 @@ class RecPIEArguments:
     scoring_batch: int = field(default=256, metadata={"help": "Texts encoded at once."})
 
     def __post_init__(self):
+        super().__post_init__()
         choices = {
             "recpie_baseline": ("none", "without_explanation", "stored"),
             "objective": ("rating", "binary"),

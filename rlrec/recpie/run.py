@@ -11,7 +11,6 @@ RecPIE, Algorithm 1 and section 5. Departures:
 """
 
 import dataclasses
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from rlrec.data.splits import recpie_samples
 from rlrec.encoders import TextEncoder
 from rlrec.experiment import describe_samples, load_policies, load_prepared
 from rlrec.explanations import ExplanationStore
+from rlrec.files import read_frame, read_json
 from rlrec.policies.generation import generate_explanations
 from rlrec.policies.grammars import ContrastiveGrammar
 from rlrec.policies.numbers import expected_numbers
@@ -63,7 +63,14 @@ class RecPIERun(RecPIERows):
     """
 
     system = "recpie"
-    evaluation = ("recommender_fits", "robustness", "more_variants", "scoring_batch", "fit_workers")
+    evaluation = (
+        "recommender_fits",
+        "robustness",
+        "more_variants",
+        "scoring_batch",
+        "fit_workers",
+        *RecPIERows.evaluation,
+    )
 
     def __init__(
         self,
@@ -155,7 +162,7 @@ class RecPIERun(RecPIERows):
         explanations.rewarding = explanations.recommender
         if self._rewards_again(explanations):
             explanations.rewarding = CrossFit.from_pretrained(folder / "folds", SelfAttentiveGRU)
-        round_ |= json.loads((folder / "losses.json").read_text(encoding="utf-8"))
+        round_ |= read_json(folder / "losses.json")
 
     def converged(self, explanations: Explanations) -> bool:
         """Line 22: whether both losses have (almost) stopped changing, or the rounds are used up."""
@@ -312,7 +319,7 @@ class RecPIERun(RecPIERows):
                 profiles = named.select("item_id").with_columns(description=pl.Series([t[0] for t in texts]))
                 write_parquet_atomic(path, profiles)
             self.state.wait_for_everyone()
-        profiles = pl.read_parquet(path)
+        profiles = read_frame(path)
         for split, part in self.data.samples.items():
             part = part.drop("description", strict=False)
             self.data.samples[split] = part.join(profiles, on="item_id", how="left", maintain_order="left")

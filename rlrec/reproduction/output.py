@@ -26,7 +26,15 @@ from rlrec.reproduction.statistics import statistics
 from rlrec.reproduction.tables import Cell, PaperTable, Row
 from rlrec.results import write_text_atomic
 from rlrec.row_names import UPPER_BOUND, row_base, row_label
-from rlrec.tables import LOWER_IS_BETTER, cell, latex_escape, latex_table, markdown_table, metric_label
+from rlrec.tables import (
+    LOWER_IS_BETTER,
+    cell,
+    latex_escape,
+    latex_table,
+    markdown_table,
+    metric_label,
+    spreadsheet_safe,
+)
 
 DIGITS = 4  # as in the papers' tables
 LEVEL = 0.05
@@ -99,7 +107,7 @@ def write_table(
     sheets = [make_sheet(table, cells, dataset, seeds) for dataset in dict.fromkeys(cell.dataset for cell in cells)]
     texts = {
         ".md": "\n\n".join(map(sheet_markdown, sheets)) + "\n",
-        ".csv": long_table(table, cells, sheets).write_csv(),
+        ".csv": spreadsheet_safe(long_table(table, cells, sheets)).write_csv(),
         ".tex": "\n\n".join(map(sheet_latex, sheets)) + "\n",
     }
     written = [write_text_atomic(output_dir / f"{name}{ending}", text) for ending, text in texts.items()]

@@ -24,12 +24,13 @@ ADDITIVE = {
     "trail": ("ablations", "lora_ranks"),
     "seller": ("ablations", "explanation_types"),
 }
-# Beside the smoke configurations, by recipe: what keeps real data as small as their simulated worlds, and row names.
+# Beside the smoke configurations, by recipe: small budgets, and rows of the names that the tables have.
 SMOKE = {
     "expctr": {"num_explanations": 4},
-    "recpie": {"num_samples": 600, "num_explanations": 4},
-    "baselines": {"num_samples": 600, "fits": 1, "grid_epochs": 2, "tallrec_epochs": 1},
+    "recpie": {"num_explanations": 4},
+    "baselines": {"fits": 1, "grid_epochs": 2, "tallrec_epochs": 1},
 }
+SMOKE_DATA = {"recpie": {"num_samples": 600}}  # by system, whose recipes must draw the same samples; others' are small
 QUALITY = ("bleurt", "coverage", "informativeness", "fluency")  # of `python -m rlrec.quality`
 DEFAULT_MEMORY = 2 * 2**30  # bytes; the embedded configurations took 1.0 to 1.4 GiB
 
@@ -223,7 +224,7 @@ class Request:
             options = merged(options, each.options)
         options |= self.options.get(run.recipe, {})
         if self.smoke:
-            options |= SMOKE.get(run.recipe, {})
+            options |= SMOKE_DATA.get(self.table.system, {}) | SMOKE.get(run.recipe, {})
         if run.rows_in_one:
             options = {"system": self.table.system, "rows": [cell.row for cell in cells], **options}
         config = self.config(run, dataset)

@@ -1,7 +1,6 @@
 """The rows of SELLER's tables: what explanations are worth, how close and how true they are, and what they cost."""
 
 import dataclasses
-import json
 from collections.abc import Callable
 
 import polars as pl
@@ -9,6 +8,7 @@ from transformers import PreTrainedModel
 
 from rlrec.data.sequences import unseen_targets
 from rlrec.experiment import Run
+from rlrec.files import read_frame, read_json
 from rlrec.policies.injection import InjectedLLM
 from rlrec.results import to_json, write_log_history, write_parquet_atomic, write_text_atomic
 from rlrec.seller.ground_truth import FIELDS
@@ -91,7 +91,7 @@ class SELLERRows(Run):
             if self.state.is_main_process:
                 write_text_atomic(path, to_json(measured) + "\n")
             self.state.wait_for_everyone()
-        self.controls |= json.loads(path.read_text(encoding="utf-8"))
+        self.controls |= read_json(path)
 
     def finish(self) -> None:
         """Write the results, users.parquet, explanations.parquet, tables, pictures and model card."""
@@ -123,7 +123,7 @@ class SELLERRows(Run):
         arguments, folder = self.arguments, self.output / "utility" / name
         rows, cases = folder / "rows.json", folder / "cases.parquet"
         with self.state.main_process_first():
-            if not rows.is_file() or set(json.loads(rows.read_text(encoding="utf-8"))) != set(texts):
+            if not rows.is_file() or set(read_json(rows)) != set(texts):
                 samples = pl.concat(self.samples.values())
                 start = {"sasrec": self.sasrec, "items": self.items} if arguments.eer_from_sasrec else {}
                 found = utility(
@@ -145,7 +145,7 @@ class SELLERRows(Run):
                 write_parquet_atomic(cases, found.cases)
                 write_log_history(self.output, f"eer_{name}", found.fit.history)
                 write_text_atomic(rows, to_json(found.rows) + "\n")  # last: a folder that has it is complete
-        return json.loads(rows.read_text(encoding="utf-8")), pl.read_parquet(cases)
+        return read_json(rows), read_frame(cases)
 
     def _quality(self, row: str) -> dict[str, float]:
         """How close a row's texts are to the ground truth, and how true."""

@@ -12,18 +12,18 @@ Departures beside those of the modules it calls:
 import copy
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 
 import polars as pl
 import torch
 from transformers import PreTrainedModel, set_seed
 
-from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
+from rlrec.alternating import PolicyStage, finish_stage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.asking import Endpoint
 from rlrec.data.sequences import sequence_samples, split_by_time
 from rlrec.experiment import load_prepared, load_pretrained, lora_config
+from rlrec.files import read_frame, read_json
 from rlrec.policies.injection import InjectedLLM
 from rlrec.policies.loading import Policies, pretrained_policies
 from rlrec.policies.sequence_adapter import SequenceAdapter
@@ -130,8 +130,8 @@ class SELLERRun(SELLERRows):
                 write_text_atomic(self.output / "ground_truth.json", to_json(self.counts) + "\n")
                 write_parquet_atomic(path, samples)  # last: a folder that has it is complete
             self.state.wait_for_everyone()
-        samples = pl.read_parquet(path)
-        self.counts = json.loads((self.output / "ground_truth.json").read_text(encoding="utf-8"))
+        samples = read_frame(path)
+        self.counts = read_json(self.output / "ground_truth.json")
         self.samples = {split: samples.filter(pl.col("split") == split) for split in SPLITS}
         if empty := [split for split, part in self.samples.items() if part.is_empty()]:
             raise ValueError(f"No sample with ground truth is left for {' and '.join(empty)}: use more data.")
@@ -317,7 +317,7 @@ class SELLERRun(SELLERRows):
                 processing_class=self.policies.tokenizer,
                 eval_dataset=rows[training:] if self.config.eval_strategy != "no" else None,
             )
-            finish_stage(stage, trainer, newest_checkpoint(stage.folder))
+            finish_stage(stage, trainer)
         if self.state.is_main_process:
             write_log_history(self.output, name, stage.log_history)
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
+from rlrec.checkpoints import WholeCheckpoints, check_checkpoint
 from rlrec.policies.generation import write_shared
 from rlrec.policies.injection import InjectedLLM, encode_prompts
 
@@ -89,7 +90,7 @@ class InjectedCollator:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels, "features": features}
 
 
-class SELLERTrainer(Trainer):
+class SELLERTrainer(WholeCheckpoints, Trainer):
     """Trains the adapter (and linears) of an `InjectedLLM` by eq. 12; the LLM is in no optimizer and no checkpoint.
 
     Rows have `prompt` (text with placeholders), `completion` (the explanation, without an end token) and `index`, the
@@ -151,6 +152,7 @@ class SELLERTrainer(Trainer):
         self.accelerator.unwrap_model(self.model if model is None else model).load_weights(resume_from_checkpoint)
 
     def _load_best_model(self):
+        check_checkpoint(self.state.best_model_checkpoint)
         self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from rlrec.files import read_json
 from rlrec.results import write_text_atomic
 
 
@@ -34,7 +35,7 @@ def write_in_parts(
         if state.is_main_process:
             write_text_atomic(files[number], json.dumps(texts))
     state.wait_for_everyone()
-    return [text for file in files for text in json.loads(file.read_text(encoding="utf-8"))]
+    return [text for file in files for text in read_json(file)]
 
 
 def _digest(asked: Sequence) -> str:

@@ -28,6 +28,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rlrec.files import read_tensors, replacing
+
 PROJECTION_HEAD = "projection_head"  # attribute of the causal LM, prefix of its parameters, and stem of its file
 
 
@@ -179,8 +181,8 @@ def save_projection_head(model: nn.Module, folder: str | os.PathLike, state_dict
     tensors = gathered or getattr(model, PROJECTION_HEAD).state_dict()
     path = os.path.join(folder, f"{PROJECTION_HEAD}.safetensors")
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in tensors.items()}
-    safetensors.torch.save_file(tensors, path + ".tmp")
-    os.replace(path + ".tmp", path)
+    with replacing(path, checksum=False) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def load_projection_head(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -194,4 +196,4 @@ def load_projection_head(model: nn.Module, folder: str | os.PathLike) -> None:
         raise FileNotFoundError(
             f"{path} is missing: the folder was not saved by TRAILTrainer, or with lambda_con=0, which has no head."
         )
-    getattr(model, PROJECTION_HEAD).load_state_dict(safetensors.torch.load_file(path))
+    getattr(model, PROJECTION_HEAD).load_state_dict(read_tensors(path))

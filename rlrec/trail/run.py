@@ -19,7 +19,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import EarlyStoppingCallback, set_seed
 
-from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
+from rlrec.alternating import PolicyStage, finish_stage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.evaluation.ranking import (
     PER_USER,
@@ -159,7 +159,7 @@ class TRAILRun(Run):
                 callbacks=[EarlyStoppingCallback(self.arguments.patience)] if config.supervise else [],
             )
             prepared = trainer.prepared
-            finish_stage(stage, trainer, newest_checkpoint(stage.folder))
+            finish_stage(stage, trainer)
             if self.state.is_main_process:
                 write_text_atomic(stage.folder / "prepared.json", to_json(prepared) + "\n")
         if self.state.is_main_process:

@@ -35,6 +35,7 @@ from transformers.utils import logging
 from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput
 
+from rlrec.checkpoints import WholeCheckpoints
 from rlrec.trail.config import TRAILConfig
 from rlrec.trail.contrastive import (
     add_projection_head,
@@ -83,7 +84,7 @@ class TRAILCollator:
         return batch
 
 
-class TRAILTrainer(SFTTrainer):
+class TRAILTrainer(WholeCheckpoints, SFTTrainer):
     """Fine-tunes a causal LM to predict popularity and explain it (eq. 10).
 
     Rows have `prompt` and `completion` (the JSON answer, its explanation between the markers), and for the contrastive

@@ -25,6 +25,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rlrec.files import read_frame
 from rlrec.policies.generation import generate_explanations
 from rlrec.results import write_parquet_atomic
 from rlrec.trail.grammar import TrendGrammar
@@ -99,7 +100,7 @@ def write_answers(
         if state.is_main_process:
             write_parquet_atomic(files[number], _frame(samples[part], [text for (text,) in texts], prompts.parse))
     state.wait_for_everyone()
-    return pl.concat([pl.DataFrame(schema=SCHEMA), *map(pl.read_parquet, files)])
+    return pl.concat([pl.DataFrame(schema=SCHEMA), *map(read_frame, files)])
 
 
 def draw_answers(samples: pl.DataFrame, grammar: TrendGrammar, seed: int = 0) -> pl.DataFrame:

@@ -4,12 +4,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from rlrec.baselines import rankings
+from rlrec.arguments import DataArguments, PolicyArguments
+from rlrec.baselines import BaselineArguments, RankingBaselines, rankings
 from rlrec.baselines.rankings import ROWS, Window, fit_scores, make_lists, ranking_row
 from rlrec.data.popularity import PopularityData, popularity_data
 from rlrec.data.simulated_trends import simulate_trends
 from rlrec.evaluation.ranking import cold_or_warm, group_metrics, rank_items, ranking_metrics
+from rlrec.results import read_predictions, read_results, read_users
+from rlrec.trail import TRAILArguments, TRAILConfig
 from rlrec.trail.trends import trend_classes
+from rlrec.trail.windows import load_windows
 
 
 def by_hand() -> PopularityData:
@@ -137,3 +141,26 @@ def test_what_cannot_be_made_is_refused(popularity):
     samples = popularity.samples.filter(pl.col("split") != "validation")
     with pytest.raises(ValueError, match="there is none"):
         ranking_row("userknn", PopularityData(samples, popularity.interactions, {}))
+
+
+def test_rows_are_left_in_folders(tmp_path):
+    """On the windows of TRAIL's run: results, users for paired tests, and counts for every test sample."""
+    arguments = (
+        BaselineArguments(rows=["userknn"]),
+        TRAILArguments(),
+        DataArguments(dataset="simulated-trends", num_users=100, num_items=40, interactions_per_user=10),
+        PolicyArguments(),
+        TRAILConfig(output_dir=str(tmp_path), seed=3, report_to="none", bf16=False),
+        None,
+    )
+    run = RankingBaselines(*arguments)
+    assert run.unfinished == ["userknn"]
+    run.write_row("userknn")
+    record = read_results(tmp_path / "userknn")
+    assert (record["system"], record["dataset"], record["seed"]) == ("trail", "simulated-trends", 3)
+    users = read_users(tmp_path / "userknn")
+    assert record["rows"]["userknn"]["hr@10"] == pytest.approx(users["hr@10_userknn"].mean())
+    _, popularity = load_windows(*arguments[1:3], seed=3)
+    test = popularity.samples.filter(pl.col("split") == "test")
+    assert read_predictions(tmp_path / "userknn")["item_id"].to_list() == test["item_id"].to_list()
+    assert RankingBaselines(*arguments).unfinished == []

@@ -35,6 +35,8 @@ from rlrec.data.cleaning import MAX_TITLE_LENGTH, clean_text, clean_texts, clean
         ("＜s＞", "‹s›"),
         ("<｜begin▁of▁sentence｜>", "‹｜begin▁of▁sentence｜›"),
         ("An aside [sic] stays", "An aside [sic] stays"),
+        ("[|system|] [|endofturn|]", "(|system|) (|endofturn|)"),
+        ("]~b]ai [e~[ ~ []", ")~b]ai [e~( ~ []"),
         ("I <3 you", "I ‹3 you"),
         ("", ""),
         (None, ""),

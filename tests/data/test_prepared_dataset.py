@@ -115,7 +115,7 @@ def test_items_without_interactions_are_left_out_and_counted():
 def test_write_and_load_round_trip(tmp_path):
     prepared = assemble("test", raw_data([("u1", "a", 4, 1), ("u1", "z", 4, 1)]))
     prepared.write(tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out").glob("[!.]*")) == [
         "interactions.parquet",
         "items.parquet",
         "metadata.json",

@@ -48,7 +48,7 @@ def test_explanations_are_written_once_and_read_again(small_policies, small_worl
     assert (again.margins == first.margins).all()
     kept = pl.read_parquet(path)
     assert kept.select("user_id", "item_id", "split").equals(samples.select("user_id", "item_id", "split"))
-    assert [file.name for file in path.parent.iterdir()] == ["lc.parquet"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [".lc.parquet.sha256", "lc.parquet"]
 
 
 def held_out(**columns) -> pl.DataFrame:

@@ -91,7 +91,7 @@ def test_a_checkpoint_without_critic_is_refused(tmp_path):
     trainer.train()
     (tmp_path / "checkpoint-2" / "value_head.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="was not saved by PPOTrainer, so it has no critic"):
-        trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+        trainer._load_from_checkpoint(str(tmp_path / "checkpoint-2"))
 
 
 def test_gathered_weights_are_preferred(tmp_path):

@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 
 import pytest
+import transformers
 import trl
 from peft import PeftModel
 from trl.generation.vllm_generation import VLLMGeneration
@@ -29,12 +30,23 @@ SIGNATURES = {
     "_save": ["self", "output_dir", "state_dict"],
     "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
     "_load_best_model": ["self"],
+    "_get_output_dir": ["self", "trial"],  # this and below: of rlrec.checkpoints
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
 }
 
 
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_overridden_method_keeps_its_signature(name):
     assert list(inspect.signature(getattr(trl.GRPOTrainer, name)).parameters) == SIGNATURES[name]
+
+
+def test_what_staged_checkpoints_rely_on():
+    """Each epoch is one call with keywords only, and a checkpoint asks for the run's folder by `_get_output_dir`."""
+    assert "self._run_epoch(\n                model=model,\n" in inspect.getsource(
+        trl.GRPOTrainer._inner_training_loop
+    )
+    assert "run_dir = self._get_output_dir(trial=trial)" in inspect.getsource(transformers.Trainer._save_checkpoint)
 
 
 def test_log_probability_method():

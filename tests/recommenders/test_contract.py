@@ -166,7 +166,7 @@ def test_save_and_load_give_equal_predictions(build, vocabulary, samples, batch,
     encoded = Vocabulary.load(tmp_path / "model").encode(samples)
     assert torch.equal(loaded.predict(encoded, explanations), model.predict(batch, explanations))
     assert torch.equal(loaded.predict(encoded), model.predict(batch))
-    written = sorted(path.name for path in (tmp_path / "model").iterdir())
+    written = sorted(path.name for path in (tmp_path / "model").glob("[!.]*"))
     assert written == ["config.json", "model.safetensors", "vocabulary.json"]
 
 

@@ -25,7 +25,7 @@ def write(path, samples, policies, load, **options):
 
 def test_one_store_a_draw_with_every_side(small_policies, samples, tmp_path):
     stores = write(tmp_path / "explanations" / "held_out", samples, small_policies, small_policies.load)
-    assert sorted(file.name for file in (tmp_path / "explanations").iterdir()) == [
+    assert sorted(file.name for file in (tmp_path / "explanations").glob("[!.]*")) == [
         "held_out-0.parquet",
         "held_out-1.parquet",
     ]

@@ -209,6 +209,7 @@ def test_smoke(tmp_path):
     real, simulated = given["recpie recpie on ml-100k, seed 0"], given["recpie recpie on yelp, seed 0"]
     assert real["config"] == simulated["config"] == ["recpie/smoke"]
     assert (real["dataset"], real["raw_dir"], real["num_samples"]) == (["ml-100k"], [str(raw)], ["600"])
+    assert given["recpie baselines on ml-100k, seed 0"]["num_samples"] == ["600"]  # rows must share test samples
     assert "raw_dir" not in simulated
     assert simulated["more_variants"] == ["general"]  # the embedded policy writes no aspect terms
     assert status(request, "recpie_aspect_terms", dataset="yelp").status == "not implemented"

@@ -11,7 +11,8 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from reward_models import FirstTokenScorer, GroundednessReward, ICReward, LCReward, gated
-from rlrec.explanations import ExplanationRecorder, ExplanationStore, latest_checkpoint
+from rlrec.checkpoints import newest_checkpoint
+from rlrec.explanations import ExplanationRecorder, ExplanationStore
 from rlrec.ppo import PPOConfig, PPOTrainer
 from rlrec.recommenders.base import Vocabulary
 
@@ -135,7 +136,7 @@ def test_the_recorder_of_a_resumed_run_ends_with_the_same_store(tmp_path, tokeni
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "cut", killed, Kill())
     assert killed.store.generated == 6
-    checkpoint = latest_checkpoint(tmp_path / "cut")
+    checkpoint = newest_checkpoint(tmp_path / "cut")
     assert checkpoint.endswith("checkpoint-2")
     resumed = ExplanationRecorder(round=1)
     resumed.restore(checkpoint)

@@ -284,7 +284,7 @@ def test_resumed_run_is_bitwise_equal(tmp_path):
     assert logged(whole, "loss_con") == logged(resumed, "loss_con")
     (tmp_path / "whole" / "checkpoint-2" / "projection_head.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match="was not saved by TRAILTrainer"):
-        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+        resumed._load_from_checkpoint(str(tmp_path / "whole" / "checkpoint-2"))
 
 
 def test_the_best_checkpoint_brings_its_head(tmp_path):
