@@ -6,8 +6,8 @@
 Data: MovieLens-100K under $RLREC_DATA_DIR/ml-100k; label = rating >= 4; every rating is a sample, its history the ten
 before it, and the last fifth of each user's is tested (`recpie_samples`). The two sides share embedding size 16, MLP
 64-32 over user, item and representation, DIN's and DIEN's sizes, two layers in GRU4Rec and SASRec, one head, Adam
-(learning rate 1e-3, L2 1e-5), batch size 256, early stopping on validation AUC with patience 3 and best weights. DIEN has its
-auxiliary loss on both sides; torch-rechub's negatives are drawn once, before training.
+(learning rate 1e-3, L2 1e-5), batch size 256, early stopping on validation AUC with patience 3 and best weights. DIEN
+has its auxiliary loss on both sides; torch-rechub's negatives are drawn once, before training.
 
 What differs is each project's own: torch-rechub has batch normalisation, a DataLoader, Dice in DIN's and DIEN's MLP,
 and does not know whether the user liked an item of the history, so its AUCs are not those of the same inputs. Its
