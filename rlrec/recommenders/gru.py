@@ -17,30 +17,31 @@ from torch.autograd.function import once_differentiable
 
 
 class GatedStates(torch.autograd.Function):
-    """The recurrence: W x + b (L, B, 3 d) in the order u, r, c, U (3 d, d) and a (L, B, 1) -> states (L, B, d)."""
+    """The recurrence: W x + b (L, B, 3 d) in the order u, r, c, U (3 d, d), a (L, B, 1) or None -> h (L, B, d)."""
 
     @staticmethod
-    def forward(ctx, inputs: torch.Tensor, weight: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, inputs: torch.Tensor, weight: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
         length, rows, dim = *inputs.shape[:2], weight.shape[1]
         states = inputs.new_zeros(length + 1, rows, dim)
-        gates, candidates, products = (inputs.new_empty(length, rows, size) for size in (2 * dim, dim, dim))
+        gates, candidates, of_states = (inputs.new_empty(length, rows, n * dim) for n in (2, 1, 3))
         of_gates, of_candidates = inputs.split((2 * dim, dim), dim=-1)
+        products = of_states[..., 2 * dim :]
         for t in range(length):
-            of_state = states[t] @ weight.T
-            products[t] = of_state[:, 2 * dim :]
-            torch.sigmoid(of_gates[t] + of_state[:, : 2 * dim], out=gates[t])
+            torch.mm(states[t], weight.T, out=of_states[t])
+            torch.sigmoid(of_gates[t] + of_states[t, :, : 2 * dim], out=gates[t])
             update, reset = gates[t].chunk(2, dim=-1)
             torch.tanh(torch.addcmul(of_candidates[t], reset, products[t]), out=candidates[t])
-            torch.lerp(states[t], candidates[t], attention[t] * update, out=states[t + 1])
+            scaled = update if attention is None else attention[t] * update
+            torch.lerp(states[t], candidates[t], scaled, out=states[t + 1])
         ctx.save_for_backward(weight, attention, states, gates, candidates, products)
         return states[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, of_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def backward(ctx, of_states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         weight, attention, states, gates, candidates, products = ctx.saved_tensors
         update, reset = gates.chunk(2, dim=-1)
-        scaled, change = attention * update, candidates - states[:-1]
+        scaled, change = update if attention is None else attention * update, candidates - states[:-1]
         # What the gradient of a state is multiplied by, for the arguments of the two gates and of tanh.
         to_update = change * scaled * (1 - update)
         to_candidate = scaled * (1 - candidates * candidates)
@@ -55,7 +56,8 @@ class GatedStates(torch.autograd.Function):
             later = torch.addmm(total[t] * kept[t], of_products[t].flatten(1), weight)
         of_inputs = torch.cat((of_products[:, :, :2].flatten(2), total * to_candidate), dim=-1)
         of_weight = of_products.flatten(2).flatten(0, 1).T @ states[:-1].flatten(0, 1)
-        return of_inputs, of_weight, (total * change * update).sum(-1, keepdim=True)
+        of_attention = None if attention is None else (total * change * update).sum(-1, keepdim=True)
+        return of_inputs, of_weight, of_attention
 
 
 class GRU(nn.Module):
@@ -79,6 +81,5 @@ class GRU(nn.Module):
         A step with attention 0 leaves the state as it is.
         """
         inputs = self.input(x.transpose(0, 1))  # (L, B, 3 d)
-        ones = inputs.new_ones(1, 1, 1).expand(*inputs.shape[:2], 1)
-        attention = ones if attention is None else attention.T.unsqueeze(-1)
+        attention = None if attention is None else attention.T.unsqueeze(-1)
         return GatedStates.apply(inputs, self.state.weight, attention).transpose(0, 1)
