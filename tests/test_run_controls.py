@@ -99,6 +99,7 @@ def test_reasons_that_need_no_verdict_and_a_title_that_gives_it_away():
     found = by_name(c.reader_controls(made_reader(reasons), permutations=0)[0])
     assert found[c.VERDICT, c.REFITTED]["value"] > 0.95
     assert found[c.SENTIMENT, c.REFITTED]["value"] < 0.65
+    assert found[c.OPINIONS, c.REFITTED]["value"] < 0.7  # without "liked" and "disliked" nothing is left
     assert (c.SHUFFLED_LABELS, c.REFITTED) not in found
     rows, notes = c.reader_controls(made_reader(title), permutations=0)
     found = by_name(rows)
