@@ -30,8 +30,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
 from rlrec.alternating import PolicyStage, finish_stage
-from rlrec.checkpoints import WholeCheckpoints
 from rlrec.baselines.tuning import Fitted
+from rlrec.checkpoints import WholeCheckpoints
 from rlrec.policies.generation import tokenize_prompts
 from rlrec.policies.loading import Policies
 
