@@ -29,7 +29,7 @@ from rlrec.evaluation import check_explanations, check_reasons, ctr_metrics, sum
 from rlrec.evaluation.ctr import fit_temperature, scores_at
 from rlrec.explanations import ExplanationStore
 from rlrec.files import read_frame
-from rlrec.policies.generation import generate_explanations
+from rlrec.policies.generation import Unfinished, generate_explanations
 from rlrec.recommenders import DeepFM, SplitData, cross_fit, fit, mean_of_fits
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
 from rlrec.recommenders.split_data import Embeddings
@@ -103,6 +103,7 @@ def explain(
             batch_size=batch_size,
             seed=seed,
             progress=f"Writing {num_explanations} x {len(rows):,} explanations ({name})",
+            keep=path,
         )
         margins = [scorer.margins([t[k] for t in texts], rows).tolist() for k in range(num_explanations)]
         frame = samples.select("user_id", "item_id", "split").with_columns(
@@ -110,6 +111,7 @@ def explain(
         )
         if PartialState().is_main_process:
             write_parquet_atomic(path, frame)
+            Unfinished.forget(path)
         PartialState().wait_for_everyone()
     frame = read_frame(path)
     return Explained(frame["explanation"].to_list(), np.array(frame["margin"].to_list()))

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlrec.explanations import ExplanationStore
-from rlrec.policies.generation import generate_explanations
+from rlrec.policies.generation import Unfinished, generate_explanations
 from rlrec.policies.soft_prompt import soft_prompt_of
 from rlrec.recpie.prompts import ExplanationPrompts
 
@@ -45,6 +45,7 @@ def write_explanations(
             batch_size=batch_size,
             seed=seed,
             progress=f"Writing {count} x {len(rows):,} explanations ({path.name.replace('_', ' ')})",
+            keep=path,
         )
         if PartialState().is_main_process:
             for draw, file in enumerate(files):
@@ -55,5 +56,6 @@ def write_explanations(
                     for row, written in zip(rows, texts)
                 )
                 store.save(file)
+            Unfinished.forget(path)
         PartialState().wait_for_everyone()
     return [ExplanationStore.load(file) for file in files]
