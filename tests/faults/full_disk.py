@@ -1,5 +1,5 @@
 """What tests/faults/test_full_disk.py tries, in a process of its own: a stage on a disk that is full and then is not,
-each library's failure to write, a folder of another user's. Prints JSON: {what: [exit code, last line]} and more."""
+each library's failure to write, and a folder of another user's. Prints JSON: {what: [exit code, last line]}."""
 
 import contextlib
 import io
