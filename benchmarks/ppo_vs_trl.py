@@ -199,7 +199,7 @@ def run_rlrec(options) -> tuple[float, float]:
         )
         reward.policy = trainer.model
         seconds = timed(trainer.train)
-    steps = options.episodes // options.batch_size * options.epochs
+    steps = options.episodes // (options.batch_size * trainer.args.world_size) * options.epochs
     assert trainer.state.global_step == steps, (trainer.state.global_step, steps)
     return seconds
 

@@ -22,6 +22,7 @@ from rlrec.checkpoints import WholeCheckpoints, changed_file, write_manifest
 from rlrec.explanations import ExplanationRecorder, ExplanationStore
 from rlrec.files import DamagedFile, read_json, replacing
 from rlrec.ppo import PPOConfig, PPOTrainer
+from rlrec.ppo.vllm import leave_server
 from rlrec.stopping import StopBetweenRollouts
 
 LEFT = ("adapter/*", "log_history.json", "explanations-rank*.parquet")  # what a finished stage is asked for
@@ -123,6 +124,8 @@ def finish_stage(stage: PolicyStage, trainer: WholeCheckpoints) -> PolicyStage:
     if state.is_main_process:
         write_manifest(stage.folder, LEFT, "done.json", global_step=trainer.state.global_step)
     state.wait_for_everyone()
+    if getattr(trainer, "use_vllm", False):
+        leave_server(trainer.vllm_generation)
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     if torch.cuda.is_available():

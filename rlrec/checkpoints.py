@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from accelerate import PartialState
+from accelerate.state import is_initialized
 from accelerate.utils import broadcast_object_list
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -37,6 +38,12 @@ class WholeCheckpoints:
 
     _staging = False
     _ended_early = False  # by a callback, before the checkpoint that is resumed
+
+    def _build_accelerator_args(self, **kwargs):
+        arguments = super()._build_accelerator_args(**kwargs)
+        if is_initialized():  # a program's later trainers share the DeepSpeed plugin of its first, and may give none
+            arguments["deepspeed_plugin"] = None
+        return arguments
 
     def resume(self):
         """Train from the newest whole checkpoint of the output folder, or from the start where there is none.

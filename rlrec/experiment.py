@@ -23,6 +23,7 @@ from rlrec.files import read_json
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import Grammar, TinyConfig
 from rlrec.ppo import PPOConfig
+from rlrec.ppo.vllm import check_command
 from rlrec.results import to_json, write_log_history, write_predictions, write_results, write_text_atomic
 
 
@@ -124,6 +125,7 @@ class PPORun(Run):
         self, arguments, data: DataArguments, policy: PolicyArguments, ppo: PPOConfig, resolve_reward: Callable
     ):
         super().__init__(arguments, data, policy, ppo)
+        check_command(ppo, policy.model_name_or_path, getattr(arguments, "soft_prompt", False))
         self.ppo, self.resolve_reward = ppo, resolve_reward
 
     def check_reward_weights(self, *reward_names: Sequence[str]) -> None:

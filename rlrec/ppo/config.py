@@ -184,6 +184,11 @@ class PPOConfig(GRPOConfig):
             )
         if self.loss_type == "recpie" and self.beta == 0:
             raise ValueError("loss_type='recpie' needs the reference's log-probabilities: set beta above 0.")
+        if self.loss_type == "recpie" and self.use_vllm and self.vllm_importance_sampling_correction:
+            raise ValueError(
+                "loss_type='recpie' has no place for vLLM's importance sampling: set "
+                "vllm_importance_sampling_correction to False, or take PPO's loss."
+            )
         if self.save_strategy == "steps" and self.save_steps >= 1:
             check_save_steps(int(self.save_steps), self.rollout_cycle)
 

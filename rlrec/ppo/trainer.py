@@ -20,6 +20,7 @@ from trl.trainer.utils import add_fused_lm_head
 from rlrec.checkpoints import WholeCheckpoints
 from rlrec.ppo import advantages as adv
 from rlrec.ppo import soft_prompt as soft
+from rlrec.ppo import vllm
 from rlrec.ppo.config import PPOConfig, check_save_steps
 from rlrec.ppo.losses import approximate_kl, clipped_value_loss, masked_mean, recpie_loss
 from rlrec.ppo.rewards import RewardFailure, RewardGuard, settle
@@ -57,6 +58,7 @@ class PPOTrainer(WholeCheckpoints, GRPOTrainer):
         args = PPOConfig("ppo-output") if args is None else args
         if not isinstance(args, PPOConfig):
             raise TypeError(f"args must be a PPOConfig, not a {type(args).__name__}.")
+        vllm.check_policy(model, args)
         has_soft_prompt = soft.soft_prompt_of(model) is not None
         if has_soft_prompt:
             soft.check_options(args, kwargs.get("rollout_func"))

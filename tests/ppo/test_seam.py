@@ -33,6 +33,7 @@ SIGNATURES = {
     "_get_output_dir": ["self", "trial"],  # this and below: of rlrec.checkpoints
     "_save_checkpoint": ["self", "model", "trial"],
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_build_accelerator_args": ["self", "kwargs"],
 }
 
 
