@@ -69,6 +69,8 @@ def state_at(
 
     `hidden` (B, L) is True where that place may not look; nor may others, unless a causal mask says what they see.
     """
+    if not len(x):
+        return x[:, 0]  # torch's attention does not take no rows
     *before, last = encoder.layers
     for layer in before:
         padding = hidden if causal_mask is None else None
