@@ -80,6 +80,7 @@ def explain(
     num_explanations: int,
     max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int | None = None,
     seed: int,
 ) -> Explained:
     """Write and score explanations of `rows`, or read them from `path` where an earlier call has left them.
@@ -101,6 +102,7 @@ def explain(
             num_generations=num_explanations,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            batch_tokens=batch_tokens,
             seed=seed,
             progress=f"Writing {num_explanations} x {len(rows):,} explanations ({name})",
             keep=path,

@@ -167,6 +167,7 @@ class ExpCTRRun(PPORun):
             num_explanations=count,
             max_new_tokens=self.ppo.max_completion_length,
             batch_size=self.arguments.generation_batch,
+            batch_tokens=self.arguments.generation_tokens,
             seed=self.seed,
         )
 

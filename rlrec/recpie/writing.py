@@ -24,6 +24,7 @@ def write_explanations(
     count: int,
     max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int | None = None,
     seed: int,
     round: int = 0,
 ) -> list[ExplanationStore]:
@@ -43,6 +44,7 @@ def write_explanations(
             num_generations=count,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            batch_tokens=batch_tokens,
             seed=seed,
             progress=f"Writing {count} x {len(rows):,} explanations ({path.name.replace('_', ' ')})",
             keep=path,
