@@ -4,9 +4,8 @@
     python benchmarks/two_ranks.py --repeats 5 --output two_ranks.json
 
 Both do the same work, that of benchmarks/ppo_vs_trl.py on rlrec's side: as many episodes, rollouts and optimizer steps
-of as many completions, of which two ranks take half each. Two ranks are started by
-`torchrun`, one by `python`; runs come in the order 1 2 1 2
-..., so a machine that changes its mind hits both alike; what is timed is `trainer.train()`.
+of as many completions, of which two ranks take half each. One rank is started by `python`, two by `torchrun`, in the
+order 1 2 1 2 ..., so a machine that changes its mind hits both alike; what is timed is `trainer.train()`.
 
 efficiency = episodes/s on two ranks / (2 x episodes/s on one rank); 1 is perfect.
 It needs a core for each rank that nobody else uses: `busy` is the share of the wall time that rank 0 was computing.

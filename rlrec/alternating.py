@@ -17,6 +17,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback, set_seed
+from transformers.integrations import unset_hf_deepspeed_config
 
 from rlrec.checkpoints import WholeCheckpoints, changed_file, write_manifest
 from rlrec.explanations import ExplanationRecorder, ExplanationStore
@@ -126,6 +127,7 @@ def finish_stage(stage: PolicyStage, trainer: WholeCheckpoints) -> PolicyStage:
     state.wait_for_everyone()
     if getattr(trainer, "use_vllm", False):
         leave_server(trainer.vllm_generation)
+    unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded next is no trainer's yet, and must be whole
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     if torch.cuda.is_available():

@@ -13,6 +13,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from transformers import TrainingArguments
+from transformers.integrations import unset_hf_deepspeed_config
 
 from rlrec.alternating import PolicyStage, train_policy_stage
 from rlrec.arguments import DataArguments, PolicyArguments
@@ -48,6 +49,7 @@ class Run:
 
     def __init__(self, arguments, data: DataArguments, policy: PolicyArguments, config: TrainingArguments):
         self.started = time.time()
+        unset_hf_deepspeed_config()  # under ZeRO-3 models are loaded whole; a trainer shards its own
         self.arguments, self.config, self.seed = arguments, config, config.seed
         self.data_arguments, self.policy_arguments = data, policy
         self.output, self.state = Path(config.output_dir), PartialState()

@@ -150,7 +150,7 @@ ACCELERATE = {  # processes, machines, what it launches
     "single_gpu": (1, 1, {"use_cpu": False}),
     "multi_gpu": (8, 1, {"multi_gpu": True}),
     "deepspeed_zero2": (8, 1, {"use_deepspeed": True, "zero_stage": 2}),
-    "deepspeed_zero3": (8, 1, {"use_deepspeed": True, "zero_stage": 3, "zero3_init_flag": True}),
+    "deepspeed_zero3": (8, 1, {"use_deepspeed": True, "zero_stage": 3, "zero3_init_flag": False}),
     "fsdp2": (8, 1, {"use_fsdp": True, "fsdp_version": 2}),
     "multi_node": (16, 2, {"use_deepspeed": True, "zero_stage": 3, "main_process_port": 29500}),
 }
