@@ -80,7 +80,8 @@ def finished(tmp_path_factory):
     """The smoke run under `accelerate launch`, and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "smoke"
     launcher = ["-m", "accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / "cpu.yaml"]
-    run = launch(*launcher, ROOT / "recipes" / "expctr.py", *SETTINGS, *WORLD, "--output_dir", folder)
+    cache = {"RLREC_CACHE_DIR": str(folder.with_name("cache"))}  # the embedded policy of no other test
+    run = launch(*launcher, ROOT / "recipes" / "expctr.py", *SETTINGS, *WORLD, "--output_dir", folder, **cache)
     assert run.returncode == 0, run.stderr[-3000:]
     return folder, run
 
@@ -172,7 +173,7 @@ def test_controls_of_the_finished_run(finished, capsys):
     assert ("shuffled labels", deepfm, "refitted") in found
     assert told["recorded"] == recorded["controls"]
     assert "| verdict masked " in capsys.readouterr().out
-    new = {path.name for path in folder.rglob("*") if path.is_file()} - {path.name for path in before}
+    new = {path.name for path in folder.rglob("[!.]*") if path.is_file()} - {path.name for path in before}
     assert new == {"controls.json", "controls.md"}
     assert all(path.read_bytes() == content for path, content in before.items())
 
