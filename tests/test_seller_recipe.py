@@ -16,6 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from recipes import seller
 from rlrec import utility
 from rlrec.data import prepare
+from rlrec.files import sha256
 from rlrec.policies.injection import IDENTITY_FILE
 from rlrec.policies.tiny import build_tokenizer
 from rlrec.seller import run as seller_run
@@ -146,6 +147,10 @@ def test_an_adapter_of_another_base_is_refused(finished, monkeypatch, capsys, tm
     identity = json.loads(path.read_text())
     identity["base"]["weights_sha256"] = "0" * 64
     path.write_text(json.dumps(identity))
+    stage = folder / "stages" / "xrec"
+    done = json.loads((stage / "done.json").read_text())
+    done["files"][str(path.relative_to(stage))] = sha256(path)
+    (stage / "done.json").write_text(json.dumps(done))
     error = assert_refused(monkeypatch, capsys, *SELLER, "--output_dir", folder, module=seller)
     assert "load the base that the adapter was trained on" in error
 
