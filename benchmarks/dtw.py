@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 from dtaidistance import dtw as dtaidistance
+from measured import ratios, spread, tell
 
 from rlrec.trail.similarity import dtw_pairs, top_neighbours
 
@@ -46,6 +47,12 @@ def main() -> None:
         theirs.append(len(few) / (time.perf_counter() - start))
     for name, rates in ((f"rlrec, {arguments.threads} threads", ours), ("dtaidistance, one thread", theirs)):
         print(f"{name}: {statistics.median(rates):,.0f} pairs/s (min {min(rates):,.0f}, max {max(rates):,.0f})")
+    tell(
+        f"DTW, pairs/s, length {arguments.length}",
+        f"{spread(ours, 0)} ({arguments.threads} threads)",
+        f"{spread(theirs, 0)} (dtaidistance)",
+        ratios(ours, theirs, 1),
+    )
     print(f"largest difference over {len(few):,} pairs: {np.abs(distances[: len(few)] - expected).max():.1e}")
 
     if arguments.samples:

@@ -16,6 +16,7 @@ import sys
 import time
 
 import torch
+from measured import tell
 
 from rlrec.recommenders import EER, SASRec
 from rlrec.recommenders.explanation_enhanced import memory_line, per_sample_bytes
@@ -79,7 +80,7 @@ def main() -> None:
         print(json.dumps(measure(arguments, None if arguments.only < 0 else arguments.only)))
         return
     print(memory_line(arguments.dim, arguments.layers, arguments.batch_size, max(max(arguments.ranks), 1)))
-    lines = []
+    lines, base = [], None
     for rank in (-1, *arguments.ranks):
         command = [sys.executable, *sys.argv, "--only", str(rank)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -87,6 +88,11 @@ def main() -> None:
         name = {-1: "SASRec", 0: "EER, full"}.get(rank, f"EER, rank {rank}")
         numbers = (f"{found['parameters']:,}", f"{size / 2**20:.1f}", f"{found['peak_mib']:.0f}")
         lines.append([name, *numbers, f"{1000 * found['seconds']:.0f}"])
+        base = base or found  # SASRec comes first
+        if rank >= 0:
+            here, beside = (f"{1000 * run['seconds']:.0f} ms, {run['peak_mib']:.0f} MiB" for run in (found, base))
+            ratio = f"{found['seconds'] / base['seconds']:.1f} in time"
+            tell(f"training step of {name}", here, f"{beside} (SASRec here)", ratio)
     header = ["model", "parameters", "per-sample weights, MiB", "peak of training, MiB", "ms per step"]
     print(markdown_table(header, lines))
 

@@ -11,7 +11,7 @@ What differs is what each trainer demands: TRL a reward model and a value model 
 size; ours a reward function, here one that asks the policy's own backbone, adapter off, for a Yes or No after each
 completion, which is one more forward pass over prompt and completion.
 
-Prints a line per run and writes every figure, with min / median / max of the ratios, to --output (JSON).
+Prints a line per run and writes every figure, with the ratio of each pair, to --output (JSON).
 """
 
 import argparse
@@ -19,12 +19,13 @@ import json
 import os
 import platform
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from measured import ratios, spread, tell
 
 TRL_WITH_PPO = "1.12.0"
 PRESETS = {  # Llama shapes; Llama-3.2-1B and Llama-3-8B have these sizes
@@ -259,13 +260,6 @@ def measure(side: str, options) -> dict:
     return {"side": side, "failed": last_line, "exit_code": process.returncode}
 
 
-def ratios(runs: list[dict], key: str) -> dict:
-    """min, median, max of ours / TRL's over the pairs of neighbouring runs."""
-    pairs = zip(*([run[key] for run in runs if run["side"] == side] for side in ("trl", "rlrec")))
-    values = [ours / theirs for theirs, ours in pairs]
-    return {"min": min(values), "median": statistics.median(values), "max": max(values)}
-
-
 def main() -> None:
     options = parse_arguments()
     if options.child:
@@ -285,8 +279,10 @@ def main() -> None:
     if len(options.sides) == 2 and not any("failed" in run for run in runs):
         for key in ("episodes_per_second", "episodes_per_cpu_second", "peak_rss_mib", "peak_gpu_mib"):
             if key in runs[0]:
-                report["ours_over_trl"][key] = ratios(runs, key)
-                print(f"{key}, ours / TRL's:", json.dumps(report["ours_over_trl"][key]))
+                theirs, ours = ([run[key] for run in runs if run["side"] == side] for side in ("trl", "rlrec"))
+                report["ours_over_trl"][key] = [mine / other for mine, other in zip(ours, theirs)]
+                what = f"PPO, {options.preset}, {options.epochs} epochs, {key.replace('_', ' ')}"
+                tell(what, spread(ours, 1), f"{spread(theirs, 1)} (TRL {TRL_WITH_PPO})", ratios(ours, theirs))
     if options.output:
         options.output.write_text(json.dumps(report, indent=2) + "\n")
 

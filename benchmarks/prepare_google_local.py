@@ -15,12 +15,13 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import polars as pl
-from measured import prepare_generated
+from measured import generate_files, prepare, tell
 
 USERS, BUSINESSES, REVIEWS = 47_377, 133_599, 7_546_912
 CHUNK_ROWS = 500_000
@@ -110,12 +111,15 @@ def main() -> None:
     parser.add_argument("--plain", action="store_true", help="files that are not gzipped")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        arguments = (options.reviews, options.bad_rows, options.plain)
-        zip_codes = ["--zip_codes", "94035-94043"]
-        measured = prepare_generated(generate, arguments, Path(name), "google-local", zip_codes)
+        size = generate_files(generate, Path(name), options.reviews, options.bad_rows, options.plain)
+        measured = prepare(Path(name), "google-local", ["--zip_codes", "94035-94043"])
     budget = {"seconds": BUDGET_SECONDS, "gib": BUDGET_GIB}
-    result = {**vars(options), **measured, "budget": budget}
-    print(json.dumps(result))
+    print(json.dumps({**vars(options), "file_mib": size, **measured, "cores": os.cpu_count(), "budget": budget}))
+    tell(
+        f"prepare_data, {options.reviews:,} reviews of Google Local's shape, {size:,} MiB",
+        f"{measured['seconds']} s, {measured['peak_gib']} GiB",
+        f"budget {BUDGET_SECONDS:.0f} s, {BUDGET_GIB:.0f} GiB",
+    )
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@
 
 Data: MovieLens-100K under $RLREC_DATA_DIR/ml-100k; label = rating >= 4; every rating is a sample, its history the ten
 before it, and the last fifth of each user's is tested (`recpie_samples`). The two sides share embedding size 16, MLP
-64-32 over user, item and representation, DIN's and DIEN's sizes, two blocks and one head in SASRec, Adam (learning
-rate 1e-3, L2 1e-5), batch size 256, early stopping on validation AUC with patience 3 and best weights. DIEN has its
-auxiliary loss on both sides; torch-rechub's negatives are drawn once, before training.
+64-32 over user, item and representation, DIN's and DIEN's sizes, two layers in GRU4Rec and SASRec, one head, Adam
+(learning rate 1e-3, L2 1e-5), batch size 256, early stopping on validation AUC with patience 3 and best weights. DIEN
+has its auxiliary loss on both sides; torch-rechub's negatives are drawn once, before training.
 
 What differs is each project's own: torch-rechub has batch normalisation, a DataLoader, Dice in DIN's and DIEN's MLP,
 and does not know whether the user liked an item of the history, so its AUCs are not those of the same inputs. Its
@@ -16,15 +16,11 @@ not; UniSRec's texts are random vectors of 384 dimensions, which is enough for i
 """
 
 import argparse
-import contextlib
-import io
 import os
-import tempfile
 from pathlib import Path
 
 import torch
-from ctr_models import TimedTrainer, table_row
-from sklearn.metrics import roc_auc_score
+from rechub import Measured, compare, fit_ours, fit_theirs, parser
 from torch import nn
 from torch_rechub.basic import layers
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
@@ -32,7 +28,6 @@ from torch_rechub.models import ranking
 from torch_rechub.models.matching.gru4rec import GRU4Rec
 from torch_rechub.models.matching.sasrec import SASRec
 from torch_rechub.models.ranking.dien import DIEN as RechubDIEN
-from torch_rechub.utils.data import DataGenerator
 
 from rlrec.data.movielens import read_movielens
 from rlrec.data.splits import recpie_samples
@@ -47,12 +42,12 @@ from rlrec.recommenders import (
     UniSRec,
 )
 
-DIM, HIDDEN_DIMS, LENGTH, PATIENCE = 16, [64, 32], 10, 3
+DIM, HIDDEN_DIMS, LENGTH = 16, [64, 32], 10
 MODELS = {
     "din": (DIN, {"attention_dim": 36}),
     "dien": (DIEN, {"auxiliary_weight": 0.2}),
     "caser": (PointwiseCaser, {}),
-    "gru4rec": (PointwiseGRU4Rec, {"gru_layers": 1}),
+    "gru4rec": (PointwiseGRU4Rec, {"gru_layers": 2}),
     "sasrec": (PointwiseSASRec, {"layers": 2, "heads": 1}),
     "bert4rec": (PointwiseBERT4Rec, {"layers": 2, "heads": 2}),
     "unisrec": (UniSRec, {"text_dim": 384}),
@@ -69,7 +64,7 @@ class OfEncoder(nn.Module):
         self.embedding = layers.EmbeddingLayer([user, item, history])
         self.fields = [user, item]
         if name == "gru4rec":
-            self.encoder = GRU4Rec([user], [history], [item], [item], {"dims": [1], "num_layers": 1}).gru
+            self.encoder = GRU4Rec([user], [history], [item], [item], {"dims": [1]}).gru
         else:
             own = [SequenceFeature("seq", 2, DIM, pooling="concat")] * 3  # its item table is not used
             self.encoder = SASRec(own, max_len=LENGTH, dropout_rate=0.0, num_blocks=2, num_heads=1)
@@ -102,8 +97,7 @@ def rechub_model(name: str, sizes: dict[str, int]) -> nn.Module:
     return OfEncoder(name, user, item, history)
 
 
-def run_rechub(name: str, data: SplitData, seed: int, arguments: argparse.Namespace) -> tuple[float, float]:
-    """Test AUC and training samples per second."""
+def run_rechub(name: str, data: SplitData, seed: int, arguments: argparse.Namespace) -> Measured:
     torch.manual_seed(seed)
     sizes = data.vocabulary.sizes()
     inputs = {}
@@ -112,76 +106,27 @@ def run_rechub(name: str, data: SplitData, seed: int, arguments: argparse.Namesp
         if name == "dien":
             history = batch["history"]
             inputs[split]["negative"] = torch.randint(1, sizes["num_items"], history.shape) * (history != 0)
-    loaders = DataGenerator(inputs["train"], data.targets["train"]).generate_dataloader(
-        x_val=inputs["validation"],
-        y_val=data.targets["validation"],
-        x_test=inputs["test"],
-        y_test=data.targets["test"],
-        batch_size=arguments.batch_size,
-    )
-    model = rechub_model(name, sizes)
-    silent = io.StringIO()  # torch-rechub prints each epoch and draws progress bars
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        contextlib.redirect_stdout(silent),
-        contextlib.redirect_stderr(silent),
-    ):
-        trainer = TimedTrainer(
-            model,
-            optimizer_params={"lr": 1e-3, "weight_decay": 1e-5},
-            n_epoch=arguments.epochs,
-            earlystop_patience=PATIENCE,
-            model_path=folder,
-            loss_mode=name != "dien",
-        )
-        trainer.fit(loaders[0], loaders[1])
-        auc = trainer.evaluate(model, loaders[2])
-    return float(auc), len(data.targets["train"]) * trainer.passes / trainer.seconds
+    options = {"loss_mode": name != "dien"}
+    return fit_theirs(lambda: rechub_model(name, sizes), inputs, data.targets, arguments, **options)
 
 
-def run_ours(name: str, data: SplitData, seed: int, arguments: argparse.Namespace) -> tuple[float, float]:
-    """Test AUC and training samples per second."""
+def run_ours(name: str, data: SplitData, seed: int, arguments: argparse.Namespace) -> Measured:
     torch.manual_seed(seed)
     model_class, options = MODELS[name]
     model = model_class(**data.vocabulary.sizes(), embedding_dim=DIM, hidden_dims=HIDDEN_DIMS, **options)
     if name == "unisrec":
         model.set_text_vectors(torch.randn_like(model.text_vectors))
-    result = data.fit(
-        model,
-        epochs=arguments.epochs,
-        batch_size=arguments.batch_size,
-        patience=PATIENCE,
-        metric="auc",
-        seed=seed,
-    )
-    auc = roc_auc_score(data.targets["test"], model.predict(data.batches["test"]))
-    return float(auc), result.samples_per_second
+    return fit_ours(model, data, seed, arguments)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=30, help="at most; early stopping ends most fits")
-    parser.add_argument("--batch_size", type=int, default=256)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__.splitlines()[0], MODELS, seeds=3, epochs=30).parse_args()
     raw = read_movielens(Path(os.environ["RLREC_DATA_DIR"]) / "ml-100k")
     options = {"rating_scale": (1, 5), "threshold": 4, "label_rule": "ge", "history_length": LENGTH}
     interactions = raw.interactions.select("user_id", "item_id", "rating", "timestamp")
     samples = recpie_samples(interactions, raw.items, **options)
     data = SplitData.build(samples, use_history=True, use_history_labels=True)
-    ours, rechub = ({name: [] for name in arguments.models} for _ in range(2))
-    for seed in range(arguments.seeds):
-        for name in arguments.models:
-            if name in RECHUB:
-                rechub[name].append(run_rechub(name, data, seed, arguments))
-            ours[name].append(run_ours(name, data, seed, arguments))
-            print(f"seed {seed}, {name}: torch-rechub {rechub[name][-1:]}, rlrec {ours[name][-1:]}", flush=True)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {vars(arguments)}")
-    print("| | rlrec, samples/s | torch-rechub, samples/s | ratio | rlrec, test AUC | torch-rechub, test AUC |")
-    print("| --- | --- | --- | --- | --- | --- |")
-    for name in arguments.models:
-        print(table_row(name, ours[name], rechub[name]))
+    compare(arguments, lambda seed: data, run_ours, run_rechub, RECHUB)
 
 
 if __name__ == "__main__":

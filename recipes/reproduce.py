@@ -117,7 +117,8 @@ def main() -> int:
     from rlrec.reproduction.execute import default_workers, execute  # the rest needs more than planning does
 
     print(listing(request, cells, jobs, arguments.workers))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # shells have what they start in the background ignore the first
+        signal.signal(number, signal.default_int_handler)
     try:
         failed = execute(jobs, arguments.workers or default_workers(jobs), request.renew,
                          arguments.launcher or [sys.executable])  # fmt: skip

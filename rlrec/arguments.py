@@ -121,7 +121,7 @@ class PolicyArguments:
 
 @dataclass
 class StageArguments:
-    """What ExpCTR's and RecPIE's arguments share: what stands before a stage of PPO."""
+    """What ExpCTR's and RecPIE's arguments share: checks before a stage of PPO, and writing in the evaluation."""
 
     preflight: int = field(
         default=0,
@@ -137,8 +137,17 @@ class StageArguments:
             "line always are."
         },
     )
+    generation_tokens: int | None = field(
+        default=None,
+        metadata={
+            "help": "Of the generation_batch sequences that are generated at once in the evaluation, take fewer where "
+            "prompts are long: at most so many tokens, padding included. Other random draws, so other texts."
+        },
+    )
 
     def __post_init__(self):
+        if self.generation_tokens is not None and self.generation_tokens < 1:
+            raise ValueError(f"generation_tokens is {self.generation_tokens}, but must be at least 1.")
         if self.preflight < 0:
             raise ValueError(f"preflight is {self.preflight}, but must be 0 (none) or a number of prompts.")
 

@@ -26,7 +26,7 @@ import torch
 from scipy import stats
 
 from rlrec.evaluation.controls import permutation_auc, shuffled_partners
-from rlrec.evaluation.masking import sentiment
+from rlrec.evaluation.masking import mask_verdict_words, sentiment
 from rlrec.evaluation.significance import (
     auc_difference,
     auc_interval,
@@ -45,12 +45,14 @@ Texts = list[list[str | None]]  # N samples, each with one text per slot; None w
 
 ORIGINAL, WITHOUT = "as it is", "no explanations"
 SHUFFLED_LABELS, OTHERS = "shuffled labels", "explanations of another user"
-VERDICT, TITLE, SENTIMENT = "verdict masked", "target title masked", "sentiment alone"
+VERDICT, OPINIONS = "verdict masked", "verdict and opinion words masked"
+TITLE, SENTIMENT = "target title masked", "sentiment alone"
 FROZEN = "frozen recommender"
 TRAINED, REFITTED = "as trained", "refitted"
 MEANINGFUL = {
     OTHERS: (TRAINED, "the link is cut at the test alone: does the recommender read this sample's text?"),
     VERDICT: (REFITTED, "a recommender that always had a verdict never learned to read the reasons"),
+    OPINIONS: (REFITTED, "as for the verdict alone"),
     TITLE: (REFITTED, "a recommender that always had the title never learned to do without"),
     SENTIMENT: (REFITTED, "one number is no text: no trained recommender can read it"),
     FROZEN: (TRAINED, "it must not have seen a text of the trained policy, or it could share a code with it"),
@@ -150,6 +152,11 @@ def reader_controls(reader: Reader, permutations: int = 5, progress: Callable[[s
     except ValueError as error:  # one user holds most of a split
         notes.append(f"No {OTHERS}: {error}")
     both_ways(VERDICT, reader.embed(changed(reader.texts, lambda texts, _: reader.mask_verdict(texts))))
+    if reader.mask_verdict is not mask_verdict_words:
+        both_ways(
+            OPINIONS,
+            reader.embed(changed(reader.texts, lambda texts, _: mask_verdict_words(reader.mask_verdict(texts)))),
+        )
     titles = {split: part["title"].to_list() for split, part in reader.data.samples.items()}
     named = [any(names_title([text or "" for text in row], [title] * len(row)))
              for row, title in zip(reader.texts["test"], titles["test"])]  # fmt: skip

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # torch and polars take long to import, and commands that onl
 REMEDY = "put back a copy of it, or delete it and give the same command again, which makes anew what it can."
 # The disk, the folder or the quota will not take what is written
 STORAGE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO)
-TORCH_SAVE = ("PytorchStreamWriter", "iostream error")  # in its RuntimeErrors, which have no number
+TORCH_SAVE = ("PytorchStreamWriter", "iostream error", "unexpected pos")  # in its RuntimeErrors, which have no number
 
 
 class DamagedFile(ValueError):

@@ -271,15 +271,22 @@ def control_table(results: Sequence[Mapping]) -> Table:
     return ["control", "value"], body
 
 
-def markdown_table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def markdown_table(
+    header: Sequence[str], body: Sequence[Sequence[str]], escape: Callable[[str], str] | None = None
+) -> str:
     """Markdown, aligned for reading in a terminal too; the first column to the left, the others to the right.
+
+    Args:
+        header, body: text.
+        escape: makes Markdown of a cell; None: `defused`.
 
     >>> print(markdown_table(["row", "AUC"], [["a|b", "0.5"]]))
     | row  | AUC |
     | :--- | --: |
     | a\\|b | 0.5 |
     """
-    lines = [[defused(text) for text in line] for line in (header, *body)]
+    escape = escape or defused
+    lines = [[escape(text) for text in line] for line in (header, *body)]
     widths = [max(3 + (column == 0), *(len(line[column]) for line in lines)) for column in range(len(header))]
 
     def joined(line: Sequence[str]) -> str:

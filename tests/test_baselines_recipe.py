@@ -1,5 +1,6 @@
 """The baselines' real command lines: rows in folders of their own, skipped, redone, merged; and refused input."""
 
+import io
 import json
 
 import polars as pl
@@ -69,6 +70,13 @@ def test_samples_are_those_of_expctrs_run(finished, monkeypatch):
     )
 
 
+def three_rows(predictions):
+    """The first three rows of a Parquet file, as one."""
+    file = io.BytesIO()
+    pl.read_parquet(predictions).head(3).write_parquet(file)
+    return file.getvalue()
+
+
 def test_finished_rows_stay_and_damaged_ones_are_made_anew(finished, monkeypatch, capsys):
     folder, _ = finished
     before = {row: (folder / row / "results.json").stat().st_mtime_ns for row in ("deepfm", "tallrec")}
@@ -77,14 +85,16 @@ def test_finished_rows_stay_and_damaged_ones_are_made_anew(finished, monkeypatch
     recipe(monkeypatch, *command, module=baselines)
     assert {row: (folder / row / "results.json").stat().st_mtime_ns for row in before} == before
     capsys.readouterr()
-    for damage, told in (
-        (lambda: (folder / "deepfm" / "results.json").write_text('{"schema": 1'), "is not valid JSON"),
-        (lambda: (folder / "deepfm" / "results.json").write_text('{"schema": 99}'), "has no system, dataset"),
-        (lambda: predictions.write_bytes(predictions.read_bytes()[:100]), "parquet"),
-        (lambda: predictions.unlink(), "neither predictions.parquet nor users.parquet"),
-        (lambda: pl.read_parquet(predictions).head(3).write_parquet(predictions), "3 predictions for 41 test samples"),
+    results = folder / "deepfm" / "results.json"
+    for damaged, content, told in (
+        (results, b'{"schema": 1', "results.json is damaged"),
+        (results, b'{"schema": 99}', "has no system, dataset"),
+        (predictions, predictions.read_bytes()[:100], "predictions.parquet is damaged"),
+        (predictions, None, "neither predictions.parquet nor users.parquet"),
+        (predictions, three_rows(predictions), "3 predictions for 41 test samples"),
     ):
-        damage()
+        damaged.unlink() if content is None else damaged.write_bytes(content)
+        damaged.with_name(f".{damaged.name}.sha256").unlink()  # as of a file from elsewhere
         recipe(monkeypatch, *command, module=baselines)
         printed = capsys.readouterr().out
         sentence = next(line for line in printed.splitlines() if "cannot be used" in line)

@@ -139,7 +139,7 @@ def test_ids_name_no_file(tmp_path):
         {"user_id": u, "item_id": i, "text": "x"} for u, i in renamed.select("user_id", "item_id").iter_rows()
     )
     store.save(tmp_path / "a" / "store.parquet")
-    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file())
+    written = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("[!.]*") if path.is_file())
     files = ("interactions.parquet", "items.parquet", "metadata.json", "rejected.parquet")
     assert written == [*(f"a/data/{name}" for name in files), "a/store.parquet"]
     assert PreparedDataset.load(tmp_path / "a" / "data").interactions.equals(renamed)

@@ -136,7 +136,9 @@ def test_another_consumer_table_is_refused(recpie_finished, tmp_path, monkeypatc
     shutil.copytree(recpie_finished[0], folder)
     recommenders = folder / "recommenders" / "recpie"
     table = (recommenders / "round_1" / "recommender" / "model.safetensors").read_bytes()
-    (recommenders / "round_0" / "recommender" / "model.safetensors").write_bytes(table)
+    swapped = recommenders / "round_0" / "recommender" / "model.safetensors"
+    swapped.write_bytes(table)
+    swapped.with_name(f".{swapped.name}.sha256").unlink()
     for file in (folder / "explanations").glob("recpie_round_1_*"):
         file.unlink()
     error = assert_refused(monkeypatch, capsys, *RECPIE, "--output_dir", folder, module=recpie)

@@ -88,7 +88,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     ("content", "message"),
     [
         (None, "There is no .*results.json"),
-        ("{", "not valid JSON"),
+        ("{", "results.json is damaged"),
         ('{"schema": 1}', "has no system, dataset, seed, rows, controls"),
         ("[1]", "not a results file"),
         ('{"schema": 9, "system": "x", "dataset": "y", "seed": 0, "rows": {}, "controls": {}}', "has schema 9"),

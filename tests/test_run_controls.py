@@ -28,7 +28,7 @@ class BagOfWords:
         return torch.tensor([[float(word in words) for word in WORDS] for words in split]) + 0.01
 
 
-def made_reader(texts_of, rows: int = 900, **changes) -> c.Reader:
+def made_reader(texts_of, untuned_of=None, rows: int = 600, **changes) -> c.Reader:
     """Samples whose labels are chance, and texts made from them: two thirds to train on, a sixth to test on."""
     rng = np.random.default_rng(0)
     samples = pl.DataFrame(
@@ -42,8 +42,10 @@ def made_reader(texts_of, rows: int = 900, **changes) -> c.Reader:
     )
     data = SplitData.build(samples)
     texts = {split: [[texts_of(label, rng)] for label in part["label"]] for split, part in data.samples.items()}
-    untuned = {split: [["A film."]] * len(part) for split, part in data.samples.items()}
-    settings = {"fits": 1, "options": {"epochs": 15, "learning_rate": 0.01}, **changes}
+    untuned = None
+    if untuned_of is not None:
+        untuned = {s: [[untuned_of(label, rng)] for label in part["label"]] for s, part in data.samples.items()}
+    settings = {"fits": 1, "options": {"epochs": 10, "learning_rate": 0.01}, **changes}
     make_model = lambda width: lambda: table.make_model(data, width)  # noqa: E731
     return c.Reader("DeepFM", data, texts, untuned, BagOfWords(), make_model, mask_verdicts, **settings)
 
@@ -63,14 +65,28 @@ def test_a_verdict_without_reasons():
     found = by_name(rows)
     assert found[c.ORIGINAL, c.TRAINED]["value"] > 0.85
     assert found[c.SENTIMENT, c.REFITTED]["value"] > 0.85  # the verdict is all there is
-    for key in ((c.WITHOUT, c.REFITTED), (c.OTHERS, c.TRAINED), (c.VERDICT, c.REFITTED), (c.FROZEN, c.TRAINED)):
-        assert 0.35 < found[key]["value"] < 0.65, key
+    for key in ((c.WITHOUT, c.REFITTED), (c.OTHERS, c.TRAINED), (c.VERDICT, c.REFITTED)):
+        assert 0.3 < found[key]["value"] < 0.7, key
         assert found[key]["difference_high"] < -0.1, key
         assert found[key]["low"] <= found[key]["value"] <= found[key]["high"]
     assert found[c.SHUFFLED_LABELS, c.TRAINED]["low"] < 0.5 < found[c.SHUFFLED_LABELS, c.TRAINED]["high"]
     assert found[c.SHUFFLED_LABELS, c.TRAINED]["value"] == pytest.approx(0.5, abs=0.01)
     assert (c.TITLE, c.REFITTED) not in found
-    assert notes == ["0.0% of the test samples have an explanation that names their target's title."]
+    assert (c.FROZEN, c.TRAINED) not in found
+    assert notes[0] == "0.0% of the test samples have an explanation that names their target's title."
+    assert notes[1].startswith("No frozen recommender: the run kept no explanations")
+
+
+def test_a_code_between_policy_and_recommender():
+    """Trained texts say the opposite of what they mean: who learned from honest ones is misled by them."""
+
+    def code(label, rng):
+        return verdict_alone(1 - label, rng)
+
+    found = by_name(c.reader_controls(made_reader(code, verdict_alone), permutations=0)[0])
+    assert found[c.ORIGINAL, c.TRAINED]["value"] > 0.8
+    assert found[f"{c.FROZEN}, untuned explanations", c.TRAINED]["value"] > 0.8
+    assert found[c.FROZEN, c.TRAINED]["value"] < 0.2
 
 
 def test_reasons_that_need_no_verdict_and_a_title_that_gives_it_away():
@@ -83,6 +99,7 @@ def test_reasons_that_need_no_verdict_and_a_title_that_gives_it_away():
     found = by_name(c.reader_controls(made_reader(reasons), permutations=0)[0])
     assert found[c.VERDICT, c.REFITTED]["value"] > 0.95
     assert found[c.SENTIMENT, c.REFITTED]["value"] < 0.65
+    assert found[c.OPINIONS, c.REFITTED]["value"] < 0.7  # without "liked" and "disliked" nothing is left
     assert (c.SHUFFLED_LABELS, c.REFITTED) not in found
     rows, notes = c.reader_controls(made_reader(title), permutations=0)
     found = by_name(rows)

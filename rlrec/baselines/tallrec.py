@@ -29,8 +29,9 @@ from sklearn.linear_model import LinearRegression
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments, set_seed
 
-from rlrec.alternating import PolicyStage, finish_stage, newest_checkpoint
+from rlrec.alternating import PolicyStage, finish_stage
 from rlrec.baselines.tuning import Fitted
+from rlrec.checkpoints import WholeCheckpoints
 from rlrec.policies.generation import tokenize_prompts
 from rlrec.policies.loading import Policies
 
@@ -51,7 +52,7 @@ def answer_loss(logits: Tensor, labels: Tensor, no_ids: Sequence[int], yes_ids: 
     return (logits.logsumexp(1) - answers.gather(1, labels[:, None]).squeeze(1)).mean()
 
 
-class TALLRecTrainer(Trainer):
+class TALLRecTrainer(WholeCheckpoints, Trainer):
     """`Trainer` on rows with `input_ids` (of the prompt) and `labels` (0 or 1), padded on the left.
 
     Args:
@@ -127,7 +128,7 @@ def tallrec_fit(
             no_ids=answers.no_ids,
             yes_ids=answers.yes_ids,
         )
-        finish_stage(stage, trainer, newest_checkpoint(stage.folder))
+        finish_stage(stage, trainer)
     losses = [record for record in stage.log_history if "eval_loss" in record]
     best = min(losses, key=lambda record: record["eval_loss"])
     tuned = policies.load(stage.adapter).merge_and_unload()  # the scorer switches adapters off

@@ -9,6 +9,7 @@ from accelerate import PartialState
 from rlrec.alternating import PolicyStage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.controls import (
+    OPINIONS,
     ORIGINAL,
     OTHERS,
     SENTIMENT,
@@ -20,7 +21,7 @@ from rlrec.controls import (
     measured,
     stored_arguments,
 )
-from rlrec.evaluation.masking import mask_verdicts, sentiment
+from rlrec.evaluation.masking import mask_verdict_words, mask_verdicts, sentiment
 from rlrec.evaluation.utility import mask_title, names_title
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
@@ -114,6 +115,7 @@ class ReopenedExpCTR(ExpCTRRun):
             )
             return rows, notes
         add(VERDICT, scorer.margins(mask_verdicts(texts), prompts))
+        add(OPINIONS, scorer.margins(mask_verdict_words(mask_verdicts(texts)), prompts))
         if any(names_title(texts, titles)):
             add(TITLE, scorer.margins(mask_title(texts, titles), prompts))
         return rows, notes

@@ -29,7 +29,7 @@ from rlrec.evaluation import check_explanations, check_reasons, ctr_metrics, sum
 from rlrec.evaluation.ctr import fit_temperature, scores_at
 from rlrec.explanations import ExplanationStore
 from rlrec.files import read_frame
-from rlrec.policies.generation import generate_explanations
+from rlrec.policies.generation import Unfinished, generate_explanations
 from rlrec.recommenders import DeepFM, SplitData, cross_fit, fit, mean_of_fits
 from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
 from rlrec.recommenders.split_data import Embeddings
@@ -80,6 +80,7 @@ def explain(
     num_explanations: int,
     max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int | None = None,
     seed: int,
 ) -> Explained:
     """Write and score explanations of `rows`, or read them from `path` where an earlier call has left them.
@@ -101,8 +102,10 @@ def explain(
             num_generations=num_explanations,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            batch_tokens=batch_tokens,
             seed=seed,
             progress=f"Writing {num_explanations} x {len(rows):,} explanations ({name})",
+            keep=path,
         )
         margins = [scorer.margins([t[k] for t in texts], rows).tolist() for k in range(num_explanations)]
         frame = samples.select("user_id", "item_id", "split").with_columns(
@@ -110,6 +113,7 @@ def explain(
         )
         if PartialState().is_main_process:
             write_parquet_atomic(path, frame)
+            Unfinished.forget(path)
         PartialState().wait_for_everyone()
     frame = read_frame(path)
     return Explained(frame["explanation"].to_list(), np.array(frame["margin"].to_list()))

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import parse_flag_from_env
 from trl import GRPOConfig
 
 CHOICES = {
@@ -152,6 +153,11 @@ class PPOConfig(GRPOConfig):
         """Optimizer steps between two moments at which a rollout is used up and the next not yet sampled."""
         micro_steps = self.steps_per_generation * self.num_iterations
         return micro_steps // math.gcd(micro_steps, self.gradient_accumulation_steps)
+
+    @property
+    def splits_weights(self) -> bool:
+        """Whether DeepSpeed or FSDP may split the policy's weights over processes."""
+        return bool(self.deepspeed_plugin is not None or self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
     def _check(self) -> None:
         for name in ("gamma", "lam", "reward_failure_budget"):

@@ -10,7 +10,7 @@ import copy
 import inspect
 
 import torch
-from accelerate.utils import gather_object, is_peft_model, parse_flag_from_env
+from accelerate.utils import gather_object, is_peft_model
 from torch import Tensor
 from transformers import PreTrainedModel
 from trl import GRPOTrainer
@@ -100,8 +100,9 @@ class PPOTrainer(WholeCheckpoints, GRPOTrainer):
     def _copy_for_reference(model, args: PPOConfig, peft_config):
         """A frozen copy of a fully fine-tuned model that was handed in; TRL would reload the weights at its path."""
         in_memory = isinstance(model, PreTrainedModel) and not is_peft_model(model) and peft_config is None
-        sharded = args.deepspeed_plugin is not None or args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP")
-        leave_to_trl = sharded or args.ref_policy == "base" or args.sync_ref_model or args.cast_lm_head_to_fp32
+        leave_to_trl = (
+            args.splits_weights or args.ref_policy == "base" or args.sync_ref_model or args.cast_lm_head_to_fp32
+        )
         if not in_memory or args.beta == 0 or leave_to_trl:
             return None
         return copy.deepcopy(model).requires_grad_(False).eval()

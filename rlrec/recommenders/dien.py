@@ -18,32 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlrec.recommenders.base import Batch
+from rlrec.recommenders.gru import GRU
 from rlrec.recommenders.sequence_recommender import SequenceRecommender
-
-
-class AUGRU(nn.Module):
-    """The GRU of eqs. 2 to 5 whose update gate is scaled by attention: u' = a u, h = (1 - u') h + u' candidate.
-
-    Args:
-        dim: size of inputs and states.
-    """
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.input = nn.Linear(dim, 3 * dim)  # W and b of update, reset and candidate, in this order
-        self.state = nn.Linear(dim, 3 * dim, bias=False)  # U of the same
-
-    def forward(self, x: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        """Inputs (B, L, d) and attention (B, L), 0 for a step that changes nothing, -> the last state (B, d)."""
-        dim = x.shape[-1]
-        state = x.new_zeros(len(x), dim)
-        inputs = self.input(x).split((2 * dim, dim), dim=-1)
-        for gates, candidate, weight in zip(*(part.unbind(1) for part in (*inputs, attention.unsqueeze(-1)))):
-            of_gates, of_candidate = self.state(state).split((2 * dim, dim), dim=-1)
-            update, reset = torch.sigmoid(gates + of_gates).chunk(2, dim=-1)
-            candidate = torch.tanh(candidate + reset * of_candidate)
-            state = torch.lerp(state, candidate, weight * update)
-        return state
 
 
 class DIEN(SequenceRecommender):
@@ -63,19 +39,19 @@ class DIEN(SequenceRecommender):
         super().__init__(num_users, num_items, *sizes, **common)
         self.config["auxiliary_weight"] = auxiliary_weight
         dim = self.embedding_dim
-        self.extractor = nn.GRU(dim, dim, batch_first=True)
+        self.extractor = GRU(dim)
         self.attention = nn.Linear(dim, dim, bias=False)  # W of h W e_a
-        self.evolution = AUGRU(dim)
+        self.evolution = GRU(dim)
 
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The interests that the GRU finds, followed by the AUGRU."""
-        return self.evolve(self.extractor(x)[0], given, target)
+        return self.evolve(self.extractor(x), given, target)
 
     def evolve(self, interests: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """Interests (B, L, d), each by softmax(h W e_a) what the target is about, -> the AUGRU's last state (B, d)."""
         scores = torch.bmm(interests, self.attention(target).unsqueeze(-1)).squeeze(-1)
         attention = scores.masked_fill(~given, torch.finfo(scores.dtype).min).softmax(-1)
-        return self.evolution(interests, attention * given)  # an empty history has no attention to give
+        return self.evolution(interests, attention * given)[:, -1]  # an empty history has no attention to give
 
     def loss(self, batch: Batch, explanations: torch.Tensor | None, labels: torch.Tensor) -> torch.Tensor:
         """The loss of the target plus the auxiliary one (eq. 7)."""
@@ -83,7 +59,7 @@ class DIEN(SequenceRecommender):
         if not weight:
             return super().loss(batch, explanations, labels)
         history, x, fields = self.embed(batch)
-        interests, _ = self.extractor(x)
+        interests = self.extractor(x)
         outputs = self.outputs(fields, self.evolve(interests, history != 0, fields[:, 1]), explanations)
         return self.target_loss(outputs, labels) + weight * self.auxiliary_loss(interests, history)
 

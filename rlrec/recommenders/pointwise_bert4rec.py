@@ -14,7 +14,7 @@ from torch import nn
 
 from rlrec.recommenders.bert4rec import encoder_layer, places_from_newest
 from rlrec.recommenders.sequence_recommender import SequenceRecommender
-from rlrec.recommenders.sequential import transformer
+from rlrec.recommenders.sequential import state_at, transformer
 
 
 class PointwiseBERT4Rec(SequenceRecommender):
@@ -56,4 +56,4 @@ class PointwiseBERT4Rec(SequenceRecommender):
         given = F.pad(given, (1, 0), value=True)
         places = places_from_newest(given[:, 1:]) + 1
         x = self.dropout(x + self.position_table(F.pad(places, (1, 0))))
-        return F.gelu(self.output(self.encoder(x, src_key_padding_mask=~given)[:, 0]))
+        return F.gelu(self.output(state_at(self.encoder, x, torch.zeros_like(places[:, 0]), ~given)))

@@ -5,7 +5,7 @@ Paper: Hidasi et al., "Session-based Recommendations with Recurrent Neural Netwo
 
 Departures, beside the rulings of `sequence_recommender`:
 
-1. The reset gate acts on U h and not on h before the product (eq. 4): torch's GRU, which torch-rechub has too.
+1. The reset gate acts on U h and not on h before the product (eq. 4), as in torch and torch-rechub (`gru`).
 2. The last state is compared with the target by an MLP; sessions in parallel and ranking losses (3.2, 3.3) belong to
    the prediction of the next item.
 """
@@ -13,6 +13,7 @@ Departures, beside the rulings of `sequence_recommender`:
 import torch
 from torch import nn
 
+from rlrec.recommenders.gru import GRU
 from rlrec.recommenders.sasrec import newest_states
 from rlrec.recommenders.sequence_recommender import SequenceRecommender
 
@@ -34,8 +35,10 @@ class PointwiseGRU4Rec(SequenceRecommender):
         super().__init__(num_users, num_items, *sizes, **common)
         self.config["gru_layers"] = gru_layers
         dim = self.embedding_dim
-        self.gru = nn.GRU(dim, dim, gru_layers, batch_first=True)
+        self.layers = nn.ModuleList(GRU(dim) for _ in range(gru_layers))
 
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The state at the newest item."""
-        return newest_states(self.gru(x)[0], given)
+        for layer in self.layers:
+            x = layer(x)
+        return newest_states(x, given)

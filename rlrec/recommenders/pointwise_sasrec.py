@@ -10,9 +10,9 @@ rating; the paper trains every state to predict the item after it.
 import torch
 from torch import nn
 
-from rlrec.recommenders.sasrec import causal_states, encoder_layer, newest_states
+from rlrec.recommenders.sasrec import encoder_layer
 from rlrec.recommenders.sequence_recommender import SequenceRecommender
-from rlrec.recommenders.sequential import transformer
+from rlrec.recommenders.sequential import state_at, transformer
 
 
 class PointwiseSASRec(SequenceRecommender):
@@ -49,4 +49,8 @@ class PointwiseSASRec(SequenceRecommender):
     def represent(self, x: torch.Tensor, given: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """The state at the newest item, which attends to all before it and to no padding."""
         x = self.dropout(x + self.position_table.weight[: x.shape[1]])
-        return newest_states(causal_states(self.encoder, x), given)
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+        newest = (given.sum(1) - 1).clamp(min=0)
+        hidden = ~given
+        hidden[:, 0] = False  # of an empty history, the first place is read
+        return state_at(self.encoder, x, newest, hidden, mask)

@@ -58,6 +58,34 @@ def transformer(layer: nn.TransformerEncoderLayer, layers: int) -> nn.Transforme
     return nn.TransformerEncoder(layer, layers, norm=final_norm, enable_nested_tensor=False)
 
 
+def state_at(
+    encoder: nn.TransformerEncoder,
+    x: torch.Tensor,
+    places: torch.Tensor,
+    hidden: torch.Tensor,
+    causal_mask: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """What the encoder makes of one place (B,) of each row of x (B, L, d): (B, d). Its last block works there alone.
+
+    `hidden` (B, L) is True where that place may not look; nor may others, unless a causal mask says what they see.
+    """
+    if not len(x):
+        return x[:, 0]  # torch's attention does not take no rows
+    *before, last = encoder.layers
+    for layer in before:
+        padding = hidden if causal_mask is None else None
+        x = layer(x, src_mask=causal_mask, src_key_padding_mask=padding, is_causal=causal_mask is not None)
+    first, second = (last.norm1, last.norm2) if last.norm_first else (nn.Identity(), nn.Identity())
+    own = x[torch.arange(len(x), device=x.device), places].unsqueeze(1)  # (B, 1, d)
+    keys = first(x)
+    attended, _ = last.self_attn(first(own), keys, keys, key_padding_mask=hidden, need_weights=False)
+    own = own + last.dropout1(attended)
+    own = own if last.norm_first else last.norm1(own)
+    own = own + last.dropout2(last.linear2(last.dropout(last.activation(last.linear1(second(own))))))
+    own = own if last.norm_first else last.norm2(own)
+    return (own if encoder.norm is None else encoder.norm(own)).squeeze(1)
+
+
 class NextItemModel(SavedModel):
     """A model of histories whose states are compared with vectors of all items.
 

@@ -292,6 +292,7 @@ class RecPIERun(RecPIERows):
                 count=self.arguments.num_explanations,
                 max_new_tokens=self.ppo.max_completion_length,
                 batch_size=self.arguments.generation_batch,
+                batch_tokens=self.arguments.generation_tokens,
                 seed=self.seed,
                 round=len(explanations.rounds),
             )
@@ -312,6 +313,7 @@ class RecPIERun(RecPIERows):
                 [prompts.asking(blank | {"title": title}, DESCRIBE) for title in named["title"]],
                 max_new_tokens=self.ppo.max_completion_length,
                 batch_size=self.arguments.generation_batch,
+                batch_tokens=self.arguments.generation_tokens,
                 seed=self.seed,
                 progress=f"Describing {len(named):,} items",
             )

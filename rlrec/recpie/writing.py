@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from rlrec.explanations import ExplanationStore
-from rlrec.policies.generation import generate_explanations
+from rlrec.policies.generation import Unfinished, generate_explanations
 from rlrec.policies.soft_prompt import soft_prompt_of
 from rlrec.recpie.prompts import ExplanationPrompts
 
@@ -24,6 +24,7 @@ def write_explanations(
     count: int,
     max_new_tokens: int,
     batch_size: int,
+    batch_tokens: int | None = None,
     seed: int,
     round: int = 0,
 ) -> list[ExplanationStore]:
@@ -43,8 +44,10 @@ def write_explanations(
             num_generations=count,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
+            batch_tokens=batch_tokens,
             seed=seed,
             progress=f"Writing {count} x {len(rows):,} explanations ({path.name.replace('_', ' ')})",
+            keep=path,
         )
         if PartialState().is_main_process:
             for draw, file in enumerate(files):
@@ -55,5 +58,6 @@ def write_explanations(
                     for row, written in zip(rows, texts)
                 )
                 store.save(file)
+            Unfinished.forget(path)
         PartialState().wait_for_everyone()
     return [ExplanationStore.load(file) for file in files]

@@ -29,6 +29,7 @@ from rlrec.row_names import UPPER_BOUND, row_base, row_label
 from rlrec.tables import (
     LOWER_IS_BETTER,
     cell,
+    defused,
     latex_escape,
     latex_table,
     markdown_table,
@@ -296,9 +297,9 @@ def _because(reason: str | None) -> str:
 # -- formats ----------------------------------------------------------------------------------------------------------
 def sheet_markdown(sheet: Sheet) -> str:
     """A sheet as Markdown; whatever is not ours (reasons, captions) is escaped."""
-    render = partial(Entry.rendered, escape=str, best="**{}**", second="<u>{}</u>")
-    body = [[label, *(render(entry) for entry in entries)] for label, entries in sheet.body]
-    parts = [f"## {markdown_escape(sheet.title)}", markdown_table(sheet.header, body)]
+    render = partial(Entry.rendered, escape=defused, best="**{}**", second="<u>{}</u>")
+    body = [[defused(label), *(render(entry) for entry in entries)] for label, entries in sheet.body]
+    parts = [f"## {markdown_escape(sheet.title)}", markdown_table([*map(defused, sheet.header)], body, escape=str)]
     if sheet.gains[1]:
         parts.append(markdown_table(*sheet.gains))
     return "\n\n".join([*parts, "\n".join(f"- {markdown_escape(note)}" for note in sheet.notes)])

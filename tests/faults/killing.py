@@ -63,6 +63,7 @@ SMALL = {
     "recpie": "--config recpie/smoke --warmup_steps_copy 0 --template_steps 20 --num_users 30 --num_items 30 "
     "--interactions_per_user 10 --ppo_epochs 0.8",
 }
+BRIEF = 0.05  # seconds; a thread would miss calls that are shorter, such as optimizer steps
 KEPT = ("**/*.safetensors", "**/*.parquet")  # compared as bytes, outside of checkpoints and embedding caches
 TIMES = ("time", "runtime", "per_second", "train_loss", "total_flos")  # a resumed run's own
 
@@ -113,24 +114,32 @@ class Watch:
         @functools.wraps(function)
         def watched(*args, **kwargs):
             begun, self.count = time.monotonic(), self.count + 1
-            if self.plan and self.plan.get("call") == self.count:
+            due = bool(self.plan) and self.plan.get("call") == self.count
+            brief = due and self.plan["seconds"].get(point, 0) < BRIEF
+            if due and not brief:
                 self._kill(self.plan["share"] * self.plan["seconds"][point])
             self.inside.append(point)
             try:
-                return function(*args, **kwargs)
+                result = function(*args, **kwargs)
+                if brief:  # its work is done, and its caller does not know
+                    self._kill(0, wait=False)
+                return result
             finally:
                 self.inside.pop()
                 self.calls.append((point, time.monotonic() - begun))
 
         return watched
 
-    def _kill(self, seconds: float) -> None:
-        def wait():
+    def _kill(self, seconds: float, wait: bool = True) -> None:
+        def kill():
             time.sleep(seconds)
             self.note.write_text(self.inside[-1] if self.inside else "elsewhere")
             os.kill(os.getpid(), signal.SIGKILL)
 
-        threading.Thread(target=wait, daemon=True).start()
+        if wait:
+            threading.Thread(target=kill, daemon=True).start()
+        else:
+            kill()
 
 
 def run(program: str, output: Path, plan: dict | None = None) -> tuple[int, dict | None, str]:

@@ -86,6 +86,7 @@ def test_a_signal_outside_of_training():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.slow
 def test_a_recipe_stopped_by_sigterm(tmp_path):
     """In a process of its own, before any training; what it prints has no traceback."""
     root = Path(__file__).parents[2]

@@ -28,6 +28,7 @@ from rlrec.recommenders import (
     XDeepFM,
     fit,
 )
+from rlrec.recommenders.base import write_json
 
 SLOTS, DIM = 2, 6
 
@@ -174,7 +175,7 @@ def test_loading_another_recommender_is_refused(build, vocabulary, tmp_path):
     model = build(vocabulary.sizes())
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "recommender": "Other"}))
+    write_json(tmp_path / "config.json", {**config, "recommender": "Other"})
     with pytest.raises(ValueError, match="describes 'Other', not"):
         type(model).from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError):

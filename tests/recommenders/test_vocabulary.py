@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from rlrec.recommenders import Vocabulary
+from rlrec.recommenders.base import write_json
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_vocabulary_saved_before_histories_were_known(samples, tmp_path):
     content = json.loads((tmp_path / "vocabulary.json").read_text())
     assert content.pop("history") is False
     assert content.pop("history_labels") is None
-    (tmp_path / "vocabulary.json").write_text(json.dumps(content))
+    write_json(tmp_path / "vocabulary.json", content)
     assert Vocabulary.load(tmp_path) == vocabulary
 
 

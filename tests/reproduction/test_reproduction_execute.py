@@ -125,6 +125,7 @@ sys.path.insert(0, sys.argv[1])
 from pathlib import Path
 from test_reproduction_execute import execute, renew, work
 import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 folders = [Path(path) for path in sys.argv[3:]]
 try:

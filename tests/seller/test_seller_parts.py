@@ -108,7 +108,7 @@ def test_tables():
     summary = summarise(json.loads(json.dumps(results)))
     assert task_of(summary) is UTILITY
     assert masked_table(summary) == (
-        ["row", "Recall@10"], [["random", "0.1000 ± 0.0000"], ["SELLER", "0.2000 ± 0.0000"]]
+        ["row", "Recall@10, masked"], [["random", "0.1000 ± 0.0000"], ["SELLER", "0.2000 ± 0.0000"]]
     )  # fmt: skip
     assert time_table(results) == (
         ["row", "training", "inference", "paper training", "paper inference"],
