@@ -18,6 +18,7 @@ from pathlib import Path
 from accelerate import PartialState
 from accelerate.state import is_initialized
 from accelerate.utils import broadcast_object_list
+from peft import PeftModel
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from rlrec.files import DamagedFile, flush, read_json, replacing, sha256
@@ -90,6 +91,23 @@ class WholeCheckpoints:
     def _get_output_dir(self, trial):
         folder = super()._get_output_dir(trial)
         return os.path.join(folder, STAGED) if self._staging else folder
+
+    def create_model_card(self, *args, **kwargs):
+        """Once for all checkpoints: TRL writes the same one beside each."""
+        if not (self._staging and (Path(self.args.output_dir) / "README.md").is_file()):
+            super().create_model_card(*args, **kwargs)
+
+    def _save(self, output_dir=None, state_dict=None):
+        """Without PEFT's model card where a checkpoint is saved: it takes longer than a small adapter itself."""
+        model = self.accelerator.unwrap_model(self.model)
+        if not (self._staging and isinstance(model, PeftModel)) or self.args.push_to_hub:
+            super()._save(output_dir, state_dict)
+            return
+        model.create_or_update_model_card = lambda folder: None
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.create_or_update_model_card
 
     def _save_checkpoint(self, model, trial):
         run, step = Path(self._get_output_dir(trial)), self.state.global_step

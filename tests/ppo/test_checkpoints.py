@@ -11,6 +11,7 @@ import tiny_training as tiny
 import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
+from trl import GRPOTrainer
 
 from rlrec.ppo.value_head import VALUE_HEAD, is_value_head, save_value_head
 
@@ -106,3 +107,15 @@ def test_gathered_weights_are_preferred(tmp_path):
     saved = load_file(tmp_path / "value_head.safetensors")
     assert saved.keys() == {"weight", "bias"}
     assert torch.equal(saved["weight"], torch.full((1, 32), 2.0))
+
+
+def test_model_cards_are_no_part_of_a_checkpoint(tmp_path, monkeypatch):
+    """TRL's is written once beside them; the adapter that is saved in the end has PEFT's."""
+    written, write = [], GRPOTrainer.create_model_card
+    monkeypatch.setattr(GRPOTrainer, "create_model_card", lambda *args, **kw: written.append(1) or write(*args, **kw))
+    trainer = tiny.trainer(tmp_path, lora=True, max_steps=4, save_strategy="steps", save_steps=2)
+    trainer.train()
+    assert len(written) == 1
+    assert sorted(path.parent.name for path in tmp_path.rglob("README.md")) == [tmp_path.name]
+    trainer.save_model(str(tmp_path / "adapter"))
+    assert (tmp_path / "adapter" / "README.md").is_file()
