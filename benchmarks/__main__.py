@@ -27,6 +27,7 @@ from rlrec.tables import markdown_table
 
 SUITE = {  # script -> its quick and its full settings
     "ppo_vs_trl": ("--episodes 64 --repeats 1", "--repeats 3"),
+    "two_ranks": ("--episodes 64 --repeats 1", "--repeats 3"),
     "step_shares": ("--config expctr/smoke --max_steps 4", ""),
     "generation": ("--prompts 64 --repeats 1", ""),
     "ctr_models": ("--models deepfm dcn --seeds 1 --epochs 1", "--seeds 3 --epochs 2"),

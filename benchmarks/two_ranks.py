@@ -16,11 +16,11 @@ import copy
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 from pathlib import Path
 
+from measured import ratios, spread, tell
 from ppo_vs_trl import PRESETS, run_rlrec
 
 
@@ -80,10 +80,8 @@ def main() -> None:
             print(json.dumps(runs[-1]), flush=True)
     speeds = [[run["episodes_per_second"] for run in runs if run["ranks"] == ranks] for ranks in (1, 2)]
     efficiencies = [two / (2 * one) for one, two in zip(*speeds)]
-    for ranks, speed in zip((1, 2), speeds):
-        print(f"{ranks} rank(s): {statistics.median(speed):.2f} episodes/s (median of {options.repeats})")
-    least, most = min(efficiencies), max(efficiencies)
-    print(f"efficiency: {statistics.median(efficiencies):.0%} (median; {least:.0%} to {most:.0%})")
+    tell("PPO on two ranks, episodes/s; beside: one rank", spread(speeds[1]), spread(speeds[0]), ratios(*speeds[::-1]))
+    print(f"efficiency: {spread(efficiencies)} (half the ratio; 1 is perfect)")
     if options.output:
         report = {
             "settings": {name: str(value) for name, value in vars(options).items()},
