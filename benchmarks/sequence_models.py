@@ -25,7 +25,6 @@ from torch import nn
 from torch_rechub.basic import layers
 from torch_rechub.basic.features import SequenceFeature, SparseFeature
 from torch_rechub.models import ranking
-from torch_rechub.models.matching.gru4rec import GRU4Rec
 from torch_rechub.models.matching.sasrec import SASRec
 from torch_rechub.models.ranking.dien import DIEN as RechubDIEN
 
@@ -64,7 +63,8 @@ class OfEncoder(nn.Module):
         self.embedding = layers.EmbeddingLayer([user, item, history])
         self.fields = [user, item]
         if name == "gru4rec":
-            self.encoder = GRU4Rec([user], [history], [item], [item], {"dims": [1], "num_layers": 1}).gru
+            # As its GRU4Rec makes it, whose num_layers (0.9) reaches an MLP that does not know it
+            self.encoder = nn.GRU(DIM, DIM, num_layers=1, batch_first=True, bias=False)
         else:
             own = [SequenceFeature("seq", 2, DIM, pooling="concat")] * 3  # its item table is not used
             self.encoder = SASRec(own, max_len=LENGTH, dropout_rate=0.0, num_blocks=2, num_heads=1)
