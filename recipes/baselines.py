@@ -24,6 +24,7 @@ from rlrec.baselines import BaselineArguments, ClickBaselines, RankingBaselines,
 from rlrec.expctr import ExpCTRArguments
 from rlrec.ppo import PPOConfig
 from rlrec.recpie import RecPIEArguments
+from rlrec.stopping import stops_in_order
 from rlrec.trail import TRAILArguments, TRAILConfig
 
 SYSTEMS = {  # the rows, and what the system's own recipe parses beside data and policy
@@ -33,6 +34,8 @@ SYSTEMS = {  # the rows, and what the system's own recipe parses beside data and
 }
 
 
+@stops_in_order()
+@one_sentence()
 def main() -> None:
     with one_sentence(ValueError, OSError):
         system, is_own_config = chosen_system(sys.argv[1:])
@@ -43,11 +46,18 @@ def main() -> None:
     )
     if not is_own_config and not any(argument.startswith("--output_dir") for argument in sys.argv):
         config.output_dir += "-baselines"  # the configuration names the folder of the system's own run
-    with one_sentence(ValueError, OSError, ImportError):
+    with one_sentence(ValueError, OSError):
         run = baselines(arguments, *settings, config, FirstTokenScorer)
-        for row in run.unfinished:
+    failed = []
+    for row in run.unfinished:
+        try:
             run.write_row(row)
+        except (ValueError, OSError, ImportError) as error:  # the other rows do not need this one
+            print(f"\nerror: {row}: {error}", file=sys.stderr)
+            failed.append(row)
     run.finish()
+    if failed:
+        raise SystemExit(2)
 
 
 def chosen_system(arguments: list[str]) -> tuple[str, bool]:

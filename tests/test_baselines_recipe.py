@@ -56,6 +56,23 @@ def test_rows_and_what_they_say_together(finished):
     assert "Traceback" not in run.stderr
 
 
+def test_a_row_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    make_row = clicks.ClickBaselines.make_row
+
+    def failing(run, row):
+        if row == "fm":
+            raise ValueError("nothing to learn from")
+        return make_row(run, row)
+
+    monkeypatch.setattr(clicks.ClickBaselines, "make_row", failing)
+    with pytest.raises(SystemExit) as exit_:
+        recipe(monkeypatch, *SETTINGS, "--rows", "fm", "deepfm", "--output_dir", tmp_path, module=baselines)
+    assert exit_.value.code == 2
+    assert "error: fm: nothing to learn from" in capsys.readouterr().err
+    assert list(read(tmp_path)["rows"]) == ["deepfm"]
+    assert not (tmp_path / "fm").exists()
+
+
 def test_samples_are_those_of_expctrs_run(finished, monkeypatch):
     from rlrec.arguments import DataArguments
     from rlrec.expctr.run import load_samples

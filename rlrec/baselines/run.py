@@ -113,6 +113,8 @@ class Baselines(Run):
         from rlrec.reports import tables_markdown
 
         finished = [row for row in self.names if self._is_finished(row, "it is left out")]
+        if not finished:
+            return
         records = {row: read_results(self.output / row) for row in finished}
         rows = {row: _read_row(self.output / row, row) for row in finished}
         tuning = {row: record["details"]["tuning"] for row, record in records.items()}
