@@ -15,12 +15,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import yaml
-
 from rlrec.configs import check_known
 from rlrec.reproduction.descriptions import SYSTEMS, load_tables, paper_table
 from rlrec.reproduction.find_data import find_data
-from rlrec.reproduction.plan import Request, reduced
+from rlrec.reproduction.plan import Request, pairs, recipe_options, reduced
 from rlrec.reproduction.schedule import listing, slurm_script
 
 
@@ -65,28 +63,20 @@ def make_request(arguments: argparse.Namespace) -> Request:
     seeds = arguments.seed_list or range(arguments.seeds)
     if not seeds or (arguments.workers is not None and arguments.workers < 1):
         raise ValueError("--seeds and --workers must be at least 1.")
-    options = {}
-    for name, value in pairs(arguments.options).items():
-        recipe, _, option = name.rpartition(".")
-        options.setdefault(recipe or table.system, {})[option] = yaml.safe_load(value)
+    configs = pairs(arguments.configs)
+    for dataset in configs:
+        check_known(dataset, table.datasets, f"dataset of {table.system}, {number}:")
     request = Request(
         table=reduced(table, arguments.rows) if arguments.rows else table,
         datasets=tuple(arguments.datasets or table.datasets),
         seeds=tuple(dict.fromkeys(seeds)),
         output_dir=(arguments.output_dir / "smoke" if arguments.smoke else arguments.output_dir).resolve(),
         data=find_data([*here, *arguments.data], every),
-        configs=pairs(arguments.configs),
-        options=options,
+        configs=configs,
+        options=recipe_options(arguments.options, table),
         smoke=arguments.smoke,
     )
     return request if arguments.datasets else request.with_data_alone()
-
-
-def pairs(texts: list[str]) -> dict[str, str]:
-    """NAME=VALUE as {NAME: VALUE}."""
-    if wrong := [text for text in texts if "=" not in text]:
-        raise ValueError(f"{wrong[0]!r} must be NAME=VALUE.")
-    return dict(text.split("=", 1) for text in texts)
 
 
 def main() -> int:
@@ -110,6 +100,8 @@ def main() -> int:
         print("Nothing is left to run.")
         return 0
     if arguments.slurm:
+        for folder in (request.output_dir, arguments.slurm.parent):  # Slurm makes none for its logs
+            folder.mkdir(parents=True, exist_ok=True)
         arguments.slurm.write_text(slurm_script(request, jobs, cluster), encoding="utf-8")
         print(f"wrote {arguments.slurm}: {len(jobs)} runs; look at its first lines, then sbatch {arguments.slurm}")
         return 0
@@ -125,6 +117,9 @@ def main() -> int:
     except KeyboardInterrupt:
         print("\nStopped; the same command goes on from here.", file=sys.stderr)
         return 130
+    except OSError as error:  # the launcher is not there, or the disk is full
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     try:
         return write(request, request.cells_after(failed))
     except ValueError as error:  # folders whose test samples differ

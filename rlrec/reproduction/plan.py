@@ -14,7 +14,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rlrec.configs import load_config
+import yaml
+
+from rlrec.configs import check_known, load_config
+from rlrec.files import read_json
 from rlrec.reproduction.tables import Cell, PaperTable, Row, Run, result_row
 from rlrec.results import read_results
 
@@ -129,7 +132,10 @@ class Request:
             return {}, None
         values = {**values, **relative_times(record, name)}
         if set(self.table.metrics) <= set(QUALITY):
-            values |= quality_of(folder, name)
+            try:
+                values |= quality_of(folder, name)
+            except ValueError as error:  # damaged: no recipe makes it again
+                return {}, f"python -m rlrec.quality {folder} must measure anew: {error}"
             if not any(values.get(metric) is not None for metric in self.table.metrics):
                 return {}, f"python -m rlrec.quality {folder} has measured none of the table's metrics."
         return values, None
@@ -329,7 +335,7 @@ def quality_of(folder: Path, row: str) -> dict[str, float | None]:
     path = folder / "quality.json"
     if not path.is_file():
         return {}
-    measured = json.loads(path.read_text(encoding="utf-8")).get(f"explanation_{row}_pos", [])
+    measured = read_json(path).get(f"explanation_{row}_pos", [])
     return {line["metric"]: line["score"] for line in measured}
 
 
@@ -342,6 +348,31 @@ def recipe_path(recipe: str) -> str:
 def reduced(table: PaperTable, rows: Sequence[str]) -> PaperTable:
     """The table with some of its rows alone."""
     return dataclasses.replace(table, rows=tuple(row for row in table.rows if row.name in rows))
+
+
+def pairs(texts: Iterable[str]) -> dict[str, str]:
+    """NAME=VALUE as {NAME: VALUE}."""
+    if wrong := [text for text in texts if "=" not in text]:
+        raise ValueError(f"{wrong[0]!r} must be NAME=VALUE.")
+    return dict(text.split("=", 1) for text in texts)
+
+
+def recipe_options(texts: Iterable[str], table: PaperTable) -> dict[str, dict[str, object]]:
+    """{recipe: {option: value}} of [RECIPE.]NAME=VALUE; without RECIPE they are for the system's own.
+
+    Raises:
+        ValueError: no such text, a value that is no YAML, or a recipe that makes no row of the table.
+    """
+    options: dict[str, dict[str, object]] = {}
+    for name, value in pairs(texts).items():
+        recipe, _, option = name.rpartition(".")
+        recipe = recipe or table.system
+        check_known(recipe, {run.recipe for run in table.runs.values()}, f"recipe of {table.system}'s table:")
+        try:
+            options.setdefault(recipe, {})[option] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{name}={value}: the value is no YAML ({str(error).splitlines()[0]}).") from error
+    return options
 
 
 def _readable(paths: Iterable[Path]) -> Iterable[dict]:

@@ -48,6 +48,12 @@ def test_unknown_names_are_refused(monkeypatch, capsys, tmp_path):
     assert "must be NAME=VALUE" in refused(monkeypatch, capsys, "seller", "--table", 2, "--configs", "yelp", *out)
     error = refused(monkeypatch, capsys, "seller", "--table", 2, "--configs", "simulated=seller/simulatde", *out)
     assert "did you mean 'seller/simulated'" in error
+    error = refused(monkeypatch, capsys, "seller", "--table", 2, "--configs", "simulatde=seller/simulated", *out)
+    assert "'simulatde'; did you mean 'simulated'" in error
+    error = refused(monkeypatch, capsys, "expctr", "--table", 1, "--options", "baseline.fits=1", *out)
+    assert "There is no recipe of expctr's table: 'baseline'; did you mean 'baselines'" in error
+    error = refused(monkeypatch, capsys, "expctr", "--table", 1, "--options", "ctr_fits=[1", *out)
+    assert "the value is no YAML" in error
 
 
 def test_a_list_needs_no_torch_and_little_time(tmp_path):
@@ -79,7 +85,9 @@ def test_commands_for_a_cluster(monkeypatch, capsys, tmp_path):
     assert lines[0].endswith(f"trail.py --config trail/simulated --seed 7 --output_dir {folder}")
     assert run(monkeypatch, *arguments, "--launcher", "torchrun --nproc_per_node 2", "--print_commands") == 0
     assert capsys.readouterr().out.startswith("torchrun --nproc_per_node 2 ")
+    arguments = (*arguments[:-1], tmp_path / "new")  # Slurm makes no folder for its logs
     assert run(monkeypatch, *arguments, "--slurm", tmp_path / "array.sh") == 0
+    assert (tmp_path / "new").is_dir()
     assert subprocess.run(["bash", "-n", tmp_path / "array.sh"]).returncode == 0
     assert "#SBATCH --array=0-1" in (tmp_path / "array.sh").read_text()
 
@@ -133,6 +141,14 @@ def test_from_cells_to_a_table(monkeypatch, capsys, tmp_path, written):
     assert run(monkeypatch, *arguments, "--seeds", 2) == 0
     assert "Nothing is left to run." in capsys.readouterr().out
     assert [cell.status for cell in written[1][1]] == ["done"] * 10
+
+
+def test_a_launcher_that_is_not_there(monkeypatch, capsys, tmp_path, written):
+    arguments = ("trail", "--table", 3, "--datasets", "simulated", "--output_dir", tmp_path, "--launcher", "nowhere_")
+    assert run(monkeypatch, *arguments) == 2
+    assert "error: " in (error := capsys.readouterr().err)
+    assert "nowhere_" in error
+    assert written == []
 
 
 def test_stopped_by_the_keyboard(monkeypatch, capsys, tmp_path, written):

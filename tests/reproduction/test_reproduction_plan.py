@@ -230,6 +230,11 @@ def test_quality_is_read_where_it_was_measured(tmp_path):
     (folder / "quality.json").write_text(json.dumps({"explanation_recpie_pos": measured}))
     cell = next(cell for cell in request.cells() if cell.row == "recpie")
     assert (cell.status, cell.values["coverage"]) == ("done", 0.5)
+    (folder / "quality.json").write_text('{"explanation_rec')
+    cell = next(cell for cell in request.cells() if cell.row == "recpie")
+    assert cell.status == "missing"
+    assert f"{folder / 'quality.json'} is damaged" in cell.reason
+    assert request.jobs(request.cells()) == []
 
 
 def test_relative_times(tmp_path):
