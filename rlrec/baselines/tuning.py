@@ -4,6 +4,7 @@ The fit of the best point is the first of `fits` with different seeds, and the r
 The test split is looked at once the point is chosen.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -66,13 +67,19 @@ def tune(
         seed: attempt k has the seed 1000 seed + k; the grid's fits are attempts 0.
         workers: processes; 1 fits in this one.
 
+    Raises:
+        ValueError: the loss of every point is NaN or infinite.
+
     >>> fit_once = lambda seed, rate: Fitted(abs(rate - 0.3), 1, np.array([rate + seed]))
     >>> row = tune(fit_once, [{"rate": 0.1}, {"rate": 0.2}], lambda p: {"first": float(p[0])}, fits=3)
     >>> row.details["chosen"], row.metrics
     ({'rate': 0.2}, {'first': 1.2})
     """
     tried = _fit_all(fit_once, [(point, 1000 * seed) for point in grid], workers)
-    best = min(range(len(grid)), key=lambda number: tried[number].loss)
+    losses = [fit.loss if math.isfinite(fit.loss) else math.inf for fit in tried]  # min() would keep a NaN in front
+    if min(losses) == math.inf:
+        raise ValueError(f"No fit at {len(grid)} points of the grid has a finite validation loss; give another grid.")
+    best = losses.index(min(losses))
     again = [(grid[best], 1000 * seed + attempt) for attempt in range(1, fits)]
     fitted = [tried[best], *_fit_all(fit_once, again, workers)]
     values = [metrics(fit.predictions) for fit in fitted]

@@ -36,6 +36,18 @@ def test_the_first_of_equal_points_is_fitted_again_with_other_seeds(workers):
     assert row.details["fits"] == 3
 
 
+def test_fits_that_diverge_are_not_chosen():
+    def diverging(*, seed, rate):
+        return Fitted({0.1: 0.7, 0.2: 0.5}.get(rate, np.nan), 1, np.array([rate]))
+
+    def tuned(*rates):
+        return tune(diverging, [{"rate": rate} for rate in rates], lambda predicted: {"rate": predicted[0]}, fits=1)
+
+    assert tuned(0.9, 0.1, 0.2, 0.8).details["chosen"] == {"rate": 0.2}  # whatever stands first
+    with pytest.raises(ValueError, match="No fit at 2 points of the grid has a finite validation loss"):
+        tuned(0.8, 0.9)
+
+
 def test_a_recommenders_row_is_that_of_the_library(small_world):
     """With one point, the mean over fits that ExpCTR's own run computes."""
     data = SplitData.build(small_world.samples)
