@@ -108,7 +108,11 @@ def merged_results(table: PaperTable, done: Sequence[Cell]) -> list[dict]:
     merged: dict[int, dict] = {}
     for cell in sorted(done, key=lambda cell: cell.row != table.reference):
         record, result_row = read_results(cell.folder), cell.row.partition("@")[0]
-        own = merged.setdefault(cell.seed, {**record, "system": table.system, "dataset": cell.dataset, "rows": {}})
+        # The share of the training data stands in the rows' names: of a seed without the whole system's run, the
+        # first record may be that of a share, and `summarise` refuses shares that differ.
+        details = {name: value for name, value in record.get("details", {}).items() if name != "training_fraction"}
+        same = {"system": table.system, "dataset": cell.dataset, "details": details, "rows": {}}
+        own = merged.setdefault(cell.seed, {**record, **same})
         beside = {row: metrics for row, metrics in record["rows"].items() if row not in names}
         own["rows"] = {**beside, **own["rows"], cell.row: record["rows"].get(result_row, cell.values)}
     return [merged[seed] for seed in sorted(merged)]

@@ -1,11 +1,14 @@
 """Pictures of reproduced tables, and the numbers they draw."""
 
+import dataclasses
 import math
 
 import polars as pl
 import pytest
+from hand_made_runs import clicks_table, done
 
 from rlrec import tables
+from rlrec.reproduction.tables import Row
 
 figures = pytest.importorskip("rlrec.reproduction.figures")
 
@@ -23,6 +26,19 @@ def test_settings_by_hand():
     ]  # fmt: skip
     assert found["mean"].to_list() == pytest.approx([0.55, 0.65, 0.75, 0.45, 0.95])
     assert found["sd"].to_list() == pytest.approx([0.1 / math.sqrt(2)] * 5)
+
+
+def test_a_seed_without_the_whole_system(tmp_path):
+    """The run on all samples failed with seed 1, so that its first record is of half of them."""
+    half = "recpie@training_fraction=0.5"
+    table = clicks_table(system="recpie", rows=(Row("recpie", "r"), Row(half, "h")), reference="recpie")
+    cells = [done(tmp_path / "whole", "recpie", 0, {"auc": 0.75}, system="recpie", details={"training_fraction": 1.0})]
+    for seed in (0, 1):
+        folder, details = tmp_path / f"half{seed}", {"training_fraction": 0.5}
+        made = done(folder, "recpie", seed, {"auc": 0.5}, system="recpie", details=details)
+        cells.append(dataclasses.replace(made, row=half))
+    summary = tables.summarise(figures.merged_results(table, cells))
+    assert summary.select("row", "mean", "seeds").sort("row").rows() == [("recpie", 0.75, 1), (half, 0.5, 2)]
 
 
 def test_ranks_by_hand():
