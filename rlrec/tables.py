@@ -353,12 +353,13 @@ def latex_table(
 def latex_escape(text: str) -> str:
     r"""Text that LaTeX prints as it stands.
 
-    >>> print(latex_escape("50 % of a_b ± 1"))
-    50 \% of a\_b $\pm$ 1
+    >>> print(latex_escape("−50 % of a_b ± 1"))
+    $-$50 \% of a\_b $\pm$ 1
     """
     text = "".join(c for c in " ".join(text.split()) if c in JOINERS or unicodedata.category(c) not in INVISIBLE)
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-               "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≥": r"$\geq$", "≤": r"$\leq$",
+               "↓": r"$\downarrow$", "↑": r"$\uparrow$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$",
+               "<": r"\textless{}", ">": r"\textgreater{}",
                "▲": r"$^{\bigtriangleup}$", "▼": r"$^{\bigtriangledown}$"}  # fmt: skip
     special |= {character: f"\\{character}" for character in "&%$#_{}"} | {"–": "--"}
     return "".join(special.get(character, character) for character in text)
