@@ -22,7 +22,7 @@ import polars as pl
 
 from rlrec.evaluation.significance import mean_and_sd
 from rlrec.paper_values import paper_values
-from rlrec.reproduction.statistics import statistics
+from rlrec.reproduction.statistics import PREDICTED, statistics
 from rlrec.reproduction.tables import Cell, PaperTable, Row
 from rlrec.results import write_text_atomic
 from rlrec.row_names import UPPER_BOUND, row_base, row_label
@@ -267,8 +267,9 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
             "over test users, adjusted by Holm's method over the rows. It tells how sure the difference between these "
             "trained models is, not that of another training; that is in the deviation."
         )
-        if untested := [metric_label(metric) for metric in table.metrics if metric not in tested]:
-            notes.append(f"Not tested, since runs keep no value of each user: {', '.join(untested)}.")
+        if PREDICTED & tested:
+            notes.append("Of a recommender fitted several times the first fit is tested; its value is their mean.")
+    notes += _untested(table, found, tested)
     if with_paper:
         notes.append("Paper: as printed there, on its own samples and with its own language models.")
     absent = {row.name: row.reason for row in table.rows if row.run is None}
@@ -288,6 +289,21 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
             which = f"seed{'s' if len(of_seeds) > 1 else ''} {', '.join(map(str, of_seeds))}"
             notes.append(f"{told}, {which}: {'; '.join(rows)}{_because(reason)}")
     return [*notes, *table.footnotes]
+
+
+def _untested(table: PaperTable, found: pl.DataFrame, tested: set[str]) -> list[str]:
+    """Which metrics, and which rows of the metrics that are tested, have values here and no test."""
+    notes, others = [], found.filter(pl.col("row") != table.reference)
+    names = [metric for metric in table.metrics if metric not in tested and metric in others["metric"]]
+    if names:
+        lacks = table.reference not in found["row"]
+        why = f"{row_label(table.reference)} has no value" if lacks else "runs keep no value of each user"
+        notes.append(f"Not tested, since {why}: {', '.join(map(metric_label, names))}.")
+    alone = others.filter(pl.col("metric").is_in(sorted(tested)), pl.col("p_value").is_null())["row"]
+    if rows := [row_label(row) for row in alone.unique(maintain_order=True)]:
+        which = f"no finite values on the test samples of {row_label(table.reference)}"
+        notes.append(f"Not tested, since they have {which}: {'; '.join(rows)}.")
+    return notes
 
 
 def _because(reason: str | None) -> str:

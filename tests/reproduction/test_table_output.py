@@ -64,6 +64,23 @@ def test_what_is_missing_is_told(cells):
     assert [entries[0].text for _, entries in alone.body] == ["failed", "missing", "not implemented", "missing"]
 
 
+def test_marks_follow_the_metrics_direction(tmp_path):
+    """DeepFM is better than the reference by AUC (higher) and log loss (lower); FM has nothing to be tested with."""
+    made, test = [], samples([0, 1] * 4, users=[f"u{row // 2}" for row in range(8)])
+    for row, scores in (("expctr_aug", [0.9, 0.1] * 4), ("deepfm", [0.1, 0.9] * 4), ("fm", None)):
+        auc = 0.0 if row == "expctr_aug" else 1.0
+        values = {"auc": auc, "log_loss": 2.0 - auc}
+        made.append(done(tmp_path / row, row, 0, values, None if scores is None else test, scores))
+    sheet = make_sheet(clicks_table(), made, "book-crossing", seeds=1)
+    # of each metric ours, then the paper's
+    assert [sheet.body[1][1][column].mark for column in (0, 2)] == ["▲", "▲"]
+    assert [sheet.body[0][1][column].mark for column in (0, 2)] == ["", ""]
+    told = "Not tested, since they have no finite values on the test samples of ExpCTR-Aug: FM."
+    assert told in sheet.notes
+    sheet = make_sheet(clicks_table(), made[1:], "book-crossing", seeds=1)
+    assert "Not tested, since ExpCTR-Aug has no value: AUC, LogLoss." in sheet.notes
+
+
 def test_ties_share_a_place():
     # .51234 and .51231 print as .5123; .5 is the next value, whoever has it
     assert places({"a": 0.51234, "b": 0.51231, "c": 0.5, "d": 0.5, "e": 0}, "auc") == {"a": 1, "b": 1, "c": 2, "d": 2}
