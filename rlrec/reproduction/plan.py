@@ -6,7 +6,6 @@ dataset and seed. Nothing here imports torch.
 """
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -191,7 +190,7 @@ class Request:
         """What results.json calls the dataset."""
         folder = self.data.get(dataset)
         if folder is not None and is_prepared(folder):
-            return json.loads((folder / "metadata.json").read_text(encoding="utf-8"))["name"]
+            return read_json(folder / "metadata.json")["name"]
         config = self.config(run, dataset) if folder is None else self._full_config(run, dataset)
         return load_config(config)["dataset"]
 
