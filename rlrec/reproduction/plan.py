@@ -2,7 +2,7 @@
 
 A run has the folder <output_dir>/<system>/<configuration>/<run>/seed-<seed>, so that tables share runs. A cell is done
 when results.json there (of baselines in the row's folder below) can be read and holds the row, for the right system,
-dataset and seed. Nothing here imports torch.
+dataset and seed, and the values of the test samples beside it are as they were written. Nothing here imports torch.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from pathlib import Path
 import yaml
 
 from rlrec.configs import check_known, load_config
-from rlrec.files import read_json
+from rlrec.files import check, read_json
 from rlrec.reproduction.tables import Cell, PaperTable, Row, Run, result_row
 from rlrec.results import read_results
 
@@ -33,6 +33,7 @@ SMOKE = {
     "baselines": {"fits": 1, "grid_epochs": 2, "tallrec_epochs": 1},
 }
 SMOKE_DATA = {"recpie": {"num_samples": 600}}  # by system, whose recipes must draw the same samples; others' are small
+OF_SAMPLES = ("predictions.parquet", "users.parquet")  # whichever of them a run has
 QUALITY = ("bleurt", "coverage", "informativeness", "fluency")  # of `python -m rlrec.quality`
 DEFAULT_MEMORY = 2 * 2**30  # bytes; the embedded configurations took 1.0 to 1.4 GiB
 
@@ -113,9 +114,11 @@ class Request:
         return Cell(row.name, dataset, seed, "done" if values else "missing", values, folder, reason)
 
     def _values(self, run: Run, row: Row, dataset: str, seed: int, folder: Path) -> tuple[dict, str | None]:
-        """The row's metrics, and what is wrong with results.json where there is one and it has none."""
+        """The row's metrics, and what is wrong with the folder's files where there is results.json and it has none."""
         try:
             record = read_results(folder)
+            for name in OF_SAMPLES:  # without them the table could not be written
+                check(folder / name)
         except FileNotFoundError:
             return {}, None
         except ValueError as error:  # damaged, or of another schema: it is made again

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from rlrec.files import replacing
 from rlrec.reproduction.descriptions import load_tables, paper_table, tables_of
 from rlrec.reproduction.find_data import find_data
 from rlrec.reproduction.plan import DEFAULT_MEMORY, Request, merged, reduced
@@ -107,6 +108,17 @@ def test_done_damaged_and_foreign(request_, tmp_path):
     cells = request_.cells()
     assert "to be made again" in listing(request_, cells, request_.jobs(cells), workers=1)
     assert any(cell.row == "recpie" and cell.seed == 0 for job in request_.jobs(cells) for cell in job.cells)
+
+
+def test_damaged_values_of_samples_are_made_again(request_, tmp_path):
+    folder = tmp_path / "recpie" / "simulated" / "recpie" / "seed-0"
+    write_results(folder)
+    with replacing(folder / "predictions.parquet") as path:
+        path.write_bytes(b"as it was written")
+    assert status(request_).status == "done"
+    (folder / "predictions.parquet").write_bytes(b"as it was")
+    assert status(request_).status == "missing"
+    assert f"{folder / 'predictions.parquet'} is damaged" in status(request_).reason
 
 
 def test_rows_of_one_process_have_folders_of_their_own(request_, tmp_path):
