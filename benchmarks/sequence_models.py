@@ -5,9 +5,10 @@
 
 Data: MovieLens-100K under $RLREC_DATA_DIR/ml-100k; label = rating >= 4; every rating is a sample, its history the ten
 before it, and the last fifth of each user's is tested (`recpie_samples`). The two sides share embedding size 16, MLP
-64-32 over user, item and representation, DIN's and DIEN's sizes, two layers in GRU4Rec and SASRec, one head, Adam
-(learning rate 1e-3, L2 1e-5), batch size 256, early stopping on validation AUC with patience 3 and best weights. DIEN
-has its auxiliary loss on both sides; torch-rechub's negatives are drawn once, before training.
+64-32 over user, item and representation, DIN's and DIEN's sizes, two layers in SASRec, one head, one layer in GRU4Rec
+(its paper's best) or two (torch-rechub's default), Adam (learning rate 1e-3, L2 1e-5), batch size 256, early stopping
+on validation AUC with patience 3 and best weights. DIEN has its auxiliary loss on both sides; torch-rechub's negatives
+are drawn once, before training.
 
 What differs is each project's own: torch-rechub has batch normalisation, a DataLoader, Dice in DIN's and DIEN's MLP,
 and does not know whether the user liked an item of the history, so its AUCs are not those of the same inputs. Its
@@ -47,12 +48,13 @@ MODELS = {
     "din": (DIN, {"attention_dim": 36}),
     "dien": (DIEN, {"auxiliary_weight": 0.2}),
     "caser": (PointwiseCaser, {}),
-    "gru4rec": (PointwiseGRU4Rec, {"gru_layers": 2}),
+    "gru4rec": (PointwiseGRU4Rec, {}),
+    "gru4rec_2_layers": (PointwiseGRU4Rec, {"gru_layers": 2}),
     "sasrec": (PointwiseSASRec, {"layers": 2, "heads": 1}),
     "bert4rec": (PointwiseBERT4Rec, {"layers": 2, "heads": 2}),
     "unisrec": (UniSRec, {"text_dim": 384}),
 }
-RECHUB = ("din", "dien", "gru4rec", "sasrec")
+RECHUB = ("din", "dien", "gru4rec", "gru4rec_2_layers", "sasrec")
 
 
 class OfEncoder(nn.Module):
@@ -60,11 +62,13 @@ class OfEncoder(nn.Module):
 
     def __init__(self, name: str, user: SparseFeature, item: SparseFeature, history: SequenceFeature):
         super().__init__()
-        self.name, self.history = name, history
+        self.history = history
         self.embedding = layers.EmbeddingLayer([user, item, history])
         self.fields = [user, item]
-        if name == "gru4rec":
-            self.encoder = GRU4Rec([user], [history], [item], [item], {"dims": [1]}).gru
+        self.is_gru = name.startswith("gru4rec")
+        if self.is_gru:
+            options = {"dims": [1], "num_layers": 2 if name.endswith("2_layers") else 1}
+            self.encoder = GRU4Rec([user], [history], [item], [item], options).gru
         else:
             own = [SequenceFeature("seq", 2, DIM, pooling="concat")] * 3  # its item table is not used
             self.encoder = SASRec(own, max_len=LENGTH, dropout_rate=0.0, num_blocks=2, num_heads=1)
@@ -73,7 +77,7 @@ class OfEncoder(nn.Module):
     def forward(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
         vectors, history = self.embedding(x, [self.history])[:, 0], x["history"]
         newest = ((history != 0).sum(1) - 1).clamp(min=0)
-        states = self.encoder(vectors)[0] if self.name == "gru4rec" else self.of_sasrec(history, vectors)
+        states = self.encoder(vectors)[0] if self.is_gru else self.of_sasrec(history, vectors)
         state = states[torch.arange(len(history)), newest]
         fields = self.embedding(x, self.fields, squeeze_dim=True)
         return torch.sigmoid(self.mlp(torch.cat((fields, state), dim=1)).squeeze(1))

@@ -36,11 +36,13 @@ from rlrec.evaluation.significance import (
     rmse_difference,
 )
 from rlrec.evaluation.utility import mask_title, names_title
+from rlrec.files import read_json
 from rlrec.recommenders import Recommender, SplitData
 from rlrec.recommenders.split_data import SPLITS, mean_of_fits
 from rlrec.results import read_results, to_json, write_text_atomic
 from rlrec.tables import markdown_table, metric_label
 
+FILE = "controls.json"
 Texts = list[list[str | None]]  # N samples, each with one text per slot; None where there is none
 
 ORIGINAL, WITHOUT = "as it is", "no explanations"
@@ -244,8 +246,8 @@ def chance_failures(rows: Sequence[Mapping]) -> list[str]:
     return wrong
 
 
-def controls_table(rows: Sequence[Mapping]) -> str:
-    """Markdown: one line per control and way of asking; the way that answers its question is marked with *."""
+def control_lines(rows: Sequence[Mapping]) -> tuple[list[str], list[list[str]]]:
+    """Header and body: one line per control and way of asking; the way that answers its question is marked with *."""
     names = list(dict.fromkeys(metric for row in rows for metric in row["metrics"]))
     header = ["control", "read by", "way"]
     for name in names:
@@ -263,11 +265,21 @@ def controls_table(rows: Sequence[Mapping]) -> str:
                 _interval(found["difference"], found["difference_low"], found["difference_high"], "+") if there else ""
             )
         body.append(line)
-    return markdown_table(header, body)
+    return header, body
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:
     return f"{value:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def read_controls(run_dir: Path) -> dict | None:
+    """The controls of a run as `write_controls` left them; None where there are none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = Path(run_dir) / FILE
+    return read_json(path) if path.is_file() else None
 
 
 def write_controls(run_dir: Path, rows: Sequence[Mapping], notes: Sequence[str]) -> Path:
@@ -284,12 +296,13 @@ def write_controls(run_dir: Path, rows: Sequence[Mapping], notes: Sequence[str])
         "meaningful": {control: {"way": way, "why": why} for control, (way, why) in MEANINGFUL.items()},
     }
     write_text_atomic(run_dir / "controls.md", controls_markdown(told))
-    return write_text_atomic(run_dir / "controls.json", to_json(told) + "\n")
+    return write_text_atomic(run_dir / FILE, to_json(told) + "\n")
 
 
 def controls_markdown(told: Mapping) -> str:
     """The whole of controls.json as Markdown."""
-    parts = [f"## Controls: {told['system']} on {told['dataset']} (seed {told['seed']})", controls_table(told["rows"])]
+    parts = [f"## Controls: {told['system']} on {told['dataset']} (seed {told['seed']})"]
+    parts.append(markdown_table(*control_lines(told["rows"])))
     parts.append("\\* the way of asking that answers the control's question (docs/controls.md). Differences: to the "
                  f"first line of the same reader, “{ORIGINAL}”.")  # fmt: skip
     if told["recorded"]:

@@ -4,6 +4,7 @@ What comes from data (titles, explanations, reasons of failures, commands) is es
 """
 
 import base64
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from rlrec.case_study import chosen_cases, cut
+from rlrec.controls import control_lines, read_controls
 from rlrec.reports import CASE_STUDY_ROWS
 from rlrec.reproduction.output import Entry, Sheet, heading
 from rlrec.reproduction.tables import Cell, PaperTable
@@ -22,6 +24,7 @@ from rlrec.tables import cell, control_table, metric_label, p_text
 
 TEMPLATE = "report.html.jinja"
 CASES = 4
+CONTROLLED = ("expctr", "recpie")  # systems that recipes/controls.py can ask
 
 
 def write_report_html(
@@ -88,8 +91,20 @@ def _section(
         "notes": sheet.notes,
         "tests": [test for metric in table.metrics if (test := _tests(sheet.statistics, metric))["rows"]],
         "cases": _cases(own),
-        "controls": control_table([records[folder] for folder in dict.fromkeys(own)]),
+        "recorded": control_table([records[folder] for folder in dict.fromkeys(own)]),
+        "controls": [_controls(folder) for folder in dict.fromkeys(own) if records[folder]["system"] in CONTROLLED],
     }
+
+
+def _controls(folder: Path) -> dict[str, object]:
+    """What recipes/controls.py found of a run; without `lines` where it has not been asked, or its file is damaged."""
+    try:
+        told = read_controls(folder)
+    except ValueError as error:
+        return {"lines": None, "why": f"{error}"}
+    if told is None:
+        return {"lines": None, "why": f"Not made yet: python recipes/controls.py {shlex.quote(str(folder))}"}
+    return {"seed": told["seed"], "lines": control_lines(told["rows"]), "failures": told["failures"]}
 
 
 def _tests(found: pl.DataFrame, metric: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from hand_made_runs import clicks_table, done, samples
 
+from rlrec.controls import write_controls
 from rlrec.reproduction.output import make_sheet, places, sheet_latex, sheet_markdown, write_table
 from rlrec.reproduction.tables import Cell, Row
 
@@ -162,6 +163,25 @@ def test_files_and_page(cells, tmp_path):
     assert (lines["dien", "auc"]["status"], lines["dien", "auc"]["paper"]) == ("not implemented", "0.5231")
     assert float(lines["deepfm", "auc"]["difference"]) == -1.0
     assert lines["fm", "auc"]["seeds"] == "2"
+
+
+def test_the_page_shows_the_runs_controls(cells, tmp_path):
+    """Of three runs one has been asked, one has not, and of one the answer is damaged."""
+    row = {"control": "verdict masked", "reader": HOSTILE, "way": "refitted", "metrics": {
+        "auc": {"value": 0.625, "low": 0.5, "high": 0.75, "difference": -0.125, "difference_low": -0.25,
+                "difference_high": 0.0}}}  # fmt: skip
+    shuffled = {"control": "shuffled labels", "reader": "DeepFM", "way": "as trained", "metrics": {
+        "auc": {"value": 0.75, "low": 0.625, "high": 0.875}}}  # fmt: skip
+    write_controls(tmp_path / "aug0", [row, shuffled], notes=[])
+    (tmp_path / "aug2" / "controls.json").write_text('{"rows": [')
+    page = Page(write_table(clicks_table(), cells, tmp_path / "out", 3, pictures=False)[-1].read_text())
+    text = " ".join("".join(page.text).split())
+    assert page.stack == []
+    assert "script" not in page.opened
+    assert f"verdict masked{HOSTILE}refitted *0.625 [0.500, 0.750]-0.125 [-0.250, +0.000]" in text
+    assert "Not at chance: shuffled labels (DeepFM, as trained): AUC 0.750 [0.625, 0.875] should be 0.5." in text
+    assert f"Not made yet: python recipes/controls.py {tmp_path / 'aug1'}" in text
+    assert "controls.json is damaged" in text
 
 
 def test_a_table_without_any_run(tmp_path):
