@@ -2,7 +2,8 @@
 
 A run has the folder <output_dir>/<system>/<configuration>/<run>/seed-<seed>, so that tables share runs. A cell is done
 when results.json there (of baselines in the row's folder below) can be read and holds the row, for the right system,
-dataset and seed, and the values of the test samples beside it are as they were written. Nothing here imports torch.
+dataset and seed, the run had the settings that are asked for now, and the values of the test samples beside it are as
+they were written. Nothing here imports torch.
 """
 
 import dataclasses
@@ -128,6 +129,8 @@ class Request:
         if found != known:
             told = "{} on {} with seed {}".format(*found)
             return {}, f"{folder / 'results.json'} is of {told}, not of {'{} on {} with seed {}'.format(*known)}."
+        if changed := self._changed_setting(run, dataset, seed):
+            return {}, changed
         name = result_row(row.name)
         values = record["rows"].get(name) if isinstance(record["rows"], Mapping) else None
         if not values:
@@ -141,6 +144,31 @@ class Request:
             if not any(values.get(metric) is not None for metric in self.table.metrics):
                 return {}, f"python -m rlrec.quality {folder} has measured none of the table's metrics."
         return values, None
+
+    def _changed_setting(self, run: Run, dataset: str, seed: int) -> str | None:
+        """In which setting a run that is there differs from the one that was asked for; None where in none.
+
+        Its settings.json has what its results depend on; where the data lie may change.
+        """
+        folder = self.run_folder(run, dataset, seed)
+        try:
+            before = read_json(folder / "settings.json")
+        except (FileNotFoundError, ValueError):  # the recipe says what is wrong with it
+            return None
+        wanted = {**load_config(self.config(run, dataset)), **self._data_options(run, dataset)}
+        wanted |= self._own_options(run)
+        for name in sorted(wanted.keys() & before.keys() - {"data_dir", "raw_dir", "seed"}):
+            if not _equal(before[name], wanted[name]):
+                told = f"{folder} was made with {name} = {before[name]}, and {wanted[name]} is asked for now"
+                return f"{told}; delete it, or give another --output_dir."
+        return None
+
+    def _own_options(self, run: Run) -> dict[str, object]:
+        """The run's options, what the command line adds for its recipe, and what makes a smoke run small."""
+        options = {**run.options, **self.options.get(run.recipe, {})}
+        if self.smoke:
+            options |= SMOKE_DATA.get(self.table.system, {}) | SMOKE.get(run.recipe, {})
+        return options
 
     def _most_seeds(self, row: Row) -> int | None:
         run = self.table.runs.get(row.run)
@@ -230,9 +258,7 @@ class Request:
         options = {name: values for name, values in self._finished_options(run, folder).items() if values}
         for each in runs:
             options = merged(options, each.options)
-        options |= self.options.get(run.recipe, {})
-        if self.smoke:
-            options |= SMOKE_DATA.get(self.table.system, {}) | SMOKE.get(run.recipe, {})
+        options |= self._own_options(dataclasses.replace(run, options={}))
         if run.rows_in_one:
             options = {"system": self.table.system, "rows": [cell.row for cell in cells], **options}
         config = self.config(run, dataset)
@@ -283,6 +309,17 @@ class Request:
         else:  # a resumed run's time is that of its last process: the longest is the likeliest to be whole
             minutes = max(times, default=max(described, default=None))
         return minutes, max([*memory, DEFAULT_MEMORY])
+
+
+def _equal(before: object, wanted: object) -> bool:
+    """Whether a setting in JSON is the one of a YAML file or a command line, where numbers may be text ("1e-3")."""
+    if isinstance(before, list) or isinstance(wanted, list):
+        before, wanted = ([*each] if isinstance(each, list) else [each] for each in (before or [], wanted or []))
+        return len(before) == len(wanted) and all(map(_equal, before, wanted))
+    try:
+        return float(before) == float(wanted)
+    except (TypeError, ValueError):
+        return before == wanted
 
 
 def merged(options: Mapping[str, object], more: Mapping[str, object]) -> dict[str, object]:

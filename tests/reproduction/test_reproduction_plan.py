@@ -1,10 +1,12 @@
 """The planner on folders made by hand: what is done, what is not, and the commands that make the rest."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from rlrec.configs import load_config
 from rlrec.files import replacing
 from rlrec.reproduction.descriptions import load_tables, paper_table, tables_of
 from rlrec.reproduction.find_data import find_data
@@ -119,6 +121,20 @@ def test_damaged_values_of_samples_are_made_again(request_, tmp_path):
     (folder / "predictions.parquet").write_bytes(b"as it was")
     assert status(request_).status == "missing"
     assert f"{folder / 'predictions.parquet'} is damaged" in status(request_).reason
+
+
+def test_other_settings_are_not_mixed(request_, tmp_path):
+    folder = tmp_path / "recpie" / "simulated" / "recpie" / "seed-0"
+    config = load_config("recpie/simulated")
+    before = {name: config[name] for name in ("dataset", "learning_rate", "num_iterations")} | {"raw_dir": "/moved"}
+    write_results(folder)
+    (folder / "settings.json").write_text(json.dumps(before))
+    assert status(request_).status == "done"
+    (folder / "settings.json").write_text(json.dumps(before | {"num_iterations": 7}))
+    assert status(request_).status == "missing"
+    assert "was made with num_iterations = 7, and 2 is asked for now; delete it" in status(request_).reason
+    other = dataclasses.replace(request_, options={"recpie": {"num_iterations": "7.0"}})
+    assert status(other).status == "done"
 
 
 def test_rows_of_one_process_have_folders_of_their_own(request_, tmp_path):
