@@ -142,18 +142,19 @@ def make_sheet(table: PaperTable, cells: Sequence[Cell], dataset: str, seeds: in
     cells = [cell for cell in cells if cell.dataset == dataset]
     found = statistics(table, cells, dataset, seeds)
     lines = {(line["row"], line["metric"]): line for line in found.iter_rows(named=True)}
-    printed = {metric: _printed(table, dataset, metric) for metric in table.metrics}
+    source = paper_dataset(table, dataset)
+    printed = {metric: _printed(table, source, metric) for metric in table.metrics}
     header, columns = ["row"], []
     for metric in table.metrics:
         header.append(metric_label(metric, arrow=True))
         columns.append(_own_entries(table, cells, metric, lines))
         if printed[metric]:
-            header.append("paper")
+            header.append(_of_paper("paper", source, dataset))
             columns.append(_paper_entries(table, metric, printed[metric]))
     body = [(row_label(row.name), list(entries)) for row, entries in zip(table.rows, zip(*columns))]
     gains = gain_table(table, cells, dataset)
     title = f"{heading(table)}, on {dataset}: {table.caption}"
-    notes = _notes(table, cells, found, seeds, with_paper=any(printed.values()))
+    notes = _notes(table, cells, found, seeds, source if any(printed.values()) else None)
     return Sheet(dataset, title, header, body, gains, notes, found)
 
 
@@ -190,6 +191,18 @@ def _paper_entries(table: PaperTable, metric: str, printed: Mapping[str, tuple[f
         Entry(cell(*printed[row.name], DIGITS), where.get(row.name)) if row.name in printed else Entry(ABSENT)
         for row in table.rows
     ]
+
+
+def paper_dataset(table: PaperTable, dataset: str) -> str:
+    """The dataset of the paper whose values stand beside: the same, or the first of the table's that the paper has."""
+    for name in (dataset, *table.datasets):
+        if any(_printed(table, name, metric) for metric in table.metrics):
+            return name
+    return dataset
+
+
+def _of_paper(what: str, source: str, dataset: str) -> str:
+    return what if source == dataset else f"{what}, {source}"
 
 
 def _printed(table: PaperTable, dataset: str, metric: str) -> dict[str, tuple[float, float | None]]:
@@ -233,6 +246,7 @@ def gain_table(table: PaperTable, cells: Sequence[Cell], dataset: str) -> tuple[
     """Header and cells of the relative gain of `table.gain` in percent: here, a mean over seeds, and in the paper."""
     without, with_it = table.gain
     done = {(cell.row, cell.seed): cell.values for cell in cells if cell.dataset == dataset and cell.status == "done"}
+    source = paper_dataset(table, dataset)
     here, there = [], []
     for metric in table.metrics:
         gains = []
@@ -241,11 +255,15 @@ def gain_table(table: PaperTable, cells: Sequence[Cell], dataset: str) -> tuple[
             if None not in pair and pair[0]:
                 gains.append(100 * relative_gain(*pair, metric))
         here.append(_percent(*mean_and_sd(gains)) if gains else ABSENT)
-        printed = _printed(table, dataset, metric)
+        printed = _printed(table, source, metric)
         known = without in printed and with_it in printed and printed[without][0]
         gain = 100 * relative_gain(printed[without][0], printed[with_it][0], metric) if known else None
         there.append(ABSENT if gain is None else _percent(gain))
-    body = [line for line in (["here", *here], ["the paper", *there]) if set(line[1:]) != {ABSENT}]
+    body = [
+        line
+        for line in (["here", *here], [_of_paper("the paper", source, dataset), *there])
+        if set(line[1:]) != {ABSENT}
+    ]
     title = f"{row_label(with_it)} over {row_label(without)}"
     return [title, *(metric_label(metric) for metric in table.metrics)], body
 
@@ -255,7 +273,7 @@ def _percent(mean: float, sd: float | None = None) -> str:
 
 
 # -- notes ------------------------------------------------------------------------------------------------------------
-def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds: int, with_paper: bool) -> list[str]:
+def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds: int, source: str | None) -> list[str]:
     several = f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"
     notes = [f"{several}. Bold: best of a column; underlined: second best, by the digits printed."]
     if len(found.filter(pl.col("seeds") < pl.col("asked"))):
@@ -270,8 +288,8 @@ def _notes(table: PaperTable, cells: Sequence[Cell], found: pl.DataFrame, seeds:
         if PREDICTED & tested:
             notes.append("Of a recommender fitted several times the first fit is tested; its value is their mean.")
     notes += _untested(table, found, tested)
-    if with_paper:
-        notes.append("Paper: as printed there, on its own samples and with its own language models.")
+    if source:
+        notes.append(f"Paper: as printed there for {source}, on its own samples and with its own language models.")
     absent = {row.name: row.reason for row in table.rows if row.run is None}
     absent |= {entry.row: entry.reason for entry in cells if entry.status == "not implemented"}
     for reason in dict.fromkeys(absent.values()):
@@ -347,8 +365,9 @@ def long_table(table: PaperTable, cells: Sequence[Cell], sheets: Sequence[Sheet]
     frames = []
     for sheet in sheets:
         found = {(line["row"], line["metric"]): line for line in sheet.statistics.iter_rows(named=True)}
+        source = paper_dataset(table, sheet.dataset)
         for metric in table.metrics:
-            printed = _printed(table, sheet.dataset, metric)
+            printed = _printed(table, source, metric)
             for row in table.rows:
                 own = [entry for entry in cells if entry.row == row.name and entry.dataset == sheet.dataset]
                 paper, deviation = printed.get(row.name, (None, None))
@@ -356,5 +375,6 @@ def long_table(table: PaperTable, cells: Sequence[Cell], sheets: Sequence[Sheet]
                 line["status"] = "done" if (row.name, metric) in found else _why_empty(row, own)
                 line |= {name: None for name in sheet.statistics.columns if name not in line}
                 line |= found.get((row.name, metric), {}) | {"paper": paper, "paper_sd": deviation}
+                line["paper_dataset"] = None if paper is None else source
                 frames.append(line)
     return pl.DataFrame(frames, infer_schema_length=None)
