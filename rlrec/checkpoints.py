@@ -51,11 +51,7 @@ class WholeCheckpoints:
 
         The main rank says which checkpoints it leaves out and why.
         """
-        checkpoint = newest_checkpoint(self.args.output_dir, self.args.world_size)
-        if checkpoint is not None:
-            self._restore_callbacks(read_json(Path(checkpoint) / TRAINER_STATE))
-            self._call_callbacks("on_resume", self.args, folder=checkpoint)
-        return super().train(resume_from_checkpoint=checkpoint)
+        return self._train_from(newest_checkpoint(self.args.output_dir, self.args.world_size))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args, **kwargs):
         """As transformers' `train`; a checkpoint that is not whole is refused, and `True` takes the newest whole one.
@@ -70,7 +66,14 @@ class WholeCheckpoints:
                 raise ValueError(f"{self.args.output_dir} holds no whole checkpoint to resume from.")
         elif resume_from_checkpoint:
             check_checkpoint(resume_from_checkpoint)
-        return super().train(resume_from_checkpoint, *args, **kwargs)
+        return self._train_from(resume_from_checkpoint or None, *args, **kwargs)
+
+    def _train_from(self, checkpoint: str | None, *args, **kwargs):
+        """transformers' `train`, which leaves out what callbacks kept in the checkpoint (explanations, patience)."""
+        if checkpoint is not None:
+            self._restore_callbacks(read_json(Path(checkpoint) / TRAINER_STATE))
+            self._call_callbacks("on_resume", self.args, folder=checkpoint)
+        return super().train(checkpoint, *args, **kwargs)
 
     def _restore_callbacks(self, saved: dict) -> None:
         """Early stopping goes on counting; transformers' own way to do that replaces the callbacks."""

@@ -27,6 +27,8 @@ from rlrec.ppo import PPOConfig
 from rlrec.ppo.vllm import check_command
 from rlrec.results import to_json, write_log_history, write_predictions, write_results, write_text_atomic
 
+OWN_BASE = ("policy", "policy_words")  # encoders that are the policy's own base
+
 
 class Run:
     """What the runs of all systems share: where they write, what they train with, the rows they collect.
@@ -46,6 +48,8 @@ class Run:
     system = ""
     evaluation: tuple[str, ...] = ()  # settings with which a finished run may be started again
     trainer_settings: tuple[str, ...] = ()  # of the trainer's configuration, those that results.json tells
+    policies: Policies  # set by the subclass
+    _encoder: TextEncoder | None = None
 
     def __init__(self, arguments, data: DataArguments, policy: PolicyArguments, config: TrainingArguments):
         self.started = time.time()
@@ -66,11 +70,33 @@ class Run:
         settings = self.hyperparameters | asdict(self.data_arguments) | {"seed": self.seed}
         claim_folder(self.output, {name: value for name, value in settings.items() if name not in self.evaluation})
 
+    @property
+    def shares_base(self) -> bool:
+        """Whether the text encoder is the policy's own frozen base, of which one copy is enough in training."""
+        return self.arguments.encoder in OWN_BASE
+
+    @property
+    def encoder(self) -> TextEncoder:
+        """The text encoder, loaded when it is asked for and kept until `let_go_of_encoder`."""
+        if self._encoder is None:
+            self._encoder = self.load_encoder(self.policies, self.arguments.encoder)
+        return self._encoder
+
+    def open_encoder(self) -> None:
+        """Load an encoder that is a model of its own: a name that nobody has is told before anything is trained."""
+        if not self.shares_base:
+            self._encoder = self.load_encoder(self.policies, self.arguments.encoder)
+
+    def let_go_of_encoder(self) -> None:
+        """Before a policy is trained: an encoder that reads its base would be a second copy of that in memory."""
+        if self.shares_base:
+            self._encoder = None
+
     def load_encoder(self, policies: Policies, name: str) -> TextEncoder:
         """The frozen text encoder called `name`: "policy" for the base model's own hidden states, "policy_words" for
         the mean of its input embeddings."""
         batch_size = self.arguments.scoring_batch
-        if name in ("policy", "policy_words"):
+        if name in OWN_BASE:
             base = policies.load_base().requires_grad_(False).eval().to(self.state.device)
             return TextEncoder(base, policies.tokenizer, batch_size, words_only=name == "policy_words")
         cache = self.output / "embeddings"
@@ -139,6 +165,19 @@ class PPORun(Run):
 
     off_format: Callable[[Sequence[str], Sequence[dict]], list[str | None]] | None = None  # of `preflight`
 
+    @property
+    def shares_base(self) -> bool:
+        """As above, but where the policy's weights are split over processes: every pass is a joint one then, and ranks
+        have different numbers of new texts."""
+        return super().shares_base and not self.ppo.splits_weights
+
+    def stage_encoder(self, policy: PeftModel) -> TextEncoder:
+        """The text encoder for the rewards of a stage that trains `policy`; one frozen base serves both, if it can."""
+        if not self.shares_base:
+            return self.encoder
+        words_only = self.arguments.encoder == "policy_words"
+        return TextEncoder(policy, self.policies.tokenizer, self.arguments.scoring_batch, words_only=words_only)
+
     def train_stage(
         self,
         stage: str,
@@ -153,16 +192,23 @@ class PPORun(Run):
         learning_rate: float | None = None,
         seed: int | None = None,
     ) -> PolicyStage:
-        """PPO against the named rewards, each built from `make_context(policy)`; resumable, and skipped once done."""
+        """PPO against the named rewards, each built from `make_context(policy)` and the stage's encoder; resumable,
+        and skipped once done."""
         config = copy.copy(self.ppo)
         config.seed = self.seed if seed is None else seed
         config.learning_rate = learning_rate or config.learning_rate
         folder = self.output / "stages" / stage
+        self.let_go_of_encoder()
+
+        def make_rewards(policy) -> list[Callable]:
+            context = {"encoder": self.stage_encoder(policy), **make_context(policy)}
+            return [self.resolve_reward(name, **context) for name in reward_names]
+
         parts = {
             "load_policy": load_policy,
             "tokenizer": tokenizer,
             "dataset": dataset,
-            "make_rewards": lambda policy: [self.resolve_reward(n, **make_context(policy)) for n in reward_names],
+            "make_rewards": make_rewards,
             "config": config,
             "num_train_epochs": epochs,
         }

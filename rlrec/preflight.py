@@ -80,7 +80,7 @@ def preflight(
         policy = load_policy().to(PartialState().device)
         texts, ids, seconds = sample(policy, tokenizer, rows, config)
         rows = [row for row in rows for _ in range(config.num_generations)]
-        rewards, reward_seconds, metrics = score(make_rewards(policy), rows, texts, ids)
+        rewards, reward_seconds, metrics = score(make_rewards(policy), rows, texts, ids, config)
         update, forward = try_update(policy, tokenizer, rows, ids, config)
     lengths = [len(tokens) for tokens in ids]
     faults = [fault(text, n, config.max_completion_length) for text, n in zip(texts, lengths)]
@@ -305,13 +305,20 @@ def sample(policy, tokenizer, rows: list[dict], config: PPOConfig) -> tuple[list
     return [text for own in texts for text in own], [ids for n in range(len(rows)) for ids in gathered[n]], seconds
 
 
-def score(functions: Sequence[Callable], rows: list[dict], texts: Sequence[str], ids: Sequence[list[int]]):
+def score(
+    functions: Sequence[Callable],
+    rows: list[dict],
+    texts: Sequence[str],
+    ids: Sequence[list[int]],
+    config: PPOConfig,
+):
     """{name: rewards, NaN for None}, {name: seconds}, and the metrics that the functions log.
 
-    They are called as TRL calls them, once for all completions.
+    They are called as TRL calls them, once for all completions. What fails is treated as in training: `reward_timeout`
+    is in proportion to the completions, and with `on_reward_error="mask"` completions that failed have no reward.
 
     Raises:
-        RewardFailure: on every rank, when one failed on any.
+        RewardFailure: on every rank, when one failed on any (for more completions than the budget, with "mask").
     """
     conversational = is_conversational({"prompt": rows[0]["prompt"]})
     completions = [[{"role": "assistant", "content": text}] if conversational else text for text in texts]
@@ -319,7 +326,9 @@ def score(functions: Sequence[Callable], rows: list[dict], texts: Sequence[str],
     metrics: dict[str, float] = {}
     columns |= {"log_metric": metrics.__setitem__, "log_extra": lambda *_: None, "trainer_state": None}
     given = {"prompts": [row["prompt"] for row in rows], "completions": completions, "completion_ids": ids}
-    guard, rewards, seconds = RewardGuard(), {}, {}
+    share = config.per_device_train_batch_size * config.steps_per_generation  # completions that the timeout is for
+    timeout = None if config.reward_timeout is None else config.reward_timeout * max(1.0, len(texts) / share)
+    guard, rewards, seconds = RewardGuard(timeout), {}, {}
     for function in functions:
         name = getattr(function, "__name__", type(function).__name__)
         guarded, started = guard.wrap(function, name), time.perf_counter()
@@ -327,9 +336,14 @@ def score(functions: Sequence[Callable], rows: list[dict], texts: Sequence[str],
         answer = asyncio.run(answer) if is_async_callable(function) else answer
         seconds[name] = time.perf_counter() - started
         rewards[name] = [math.nan if value is None else value for value in answer]
-    failures = [told for told in gather_object([guard.failure]) if told]
+    budget = config.reward_failure_budget if config.on_reward_error == "mask" else 0.0
+    over = guard.failure if len(guard.failed) > budget * len(texts) else None
+    failures = [told for told in gather_object([over]) if told]
     if failures:
         raise RewardFailure(failures[0]) from guard.cause
+    for row in guard.failed:
+        for values in rewards.values():
+            values[row] = math.nan
     return rewards, seconds, metrics
 
 

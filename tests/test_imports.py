@@ -84,12 +84,16 @@ def test_every_module_is_looked_at():
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_executable_is_loaded(path):
-    """Weights are safetensors and settings JSON or safe YAML: no pickles, no code from a model's repository."""
+    """Weights are safetensors and settings JSON or safe YAML: no pickles, no tar archives, no code from a model's
+    repository, nor a question whether it may run."""
     source = path.read_text(encoding="utf-8")
     names = imported_names(source, "x")
-    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+    assert not names & {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal", "tarfile"}
     for call in (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)):
         called = ast.unparse(call.func)
-        assert called not in ("torch.load", "torch.save", "yaml.load", "eval", "exec")
+        assert called not in ("torch.load", "torch.save", "yaml.load", "eval", "exec", "shutil.unpack_archive")
         trusted = {ast.unparse(keyword.value) for keyword in call.keywords if keyword.arg == "trust_remote_code"}
         assert trusted <= {"False"}
+        if called.startswith("Auto") and called.endswith(".from_pretrained"):
+            spread = any(keyword.arg is None for keyword in call.keywords)  # **options
+            assert trusted or (spread and '"trust_remote_code": False' in source), f"line {call.lineno}"

@@ -1,7 +1,9 @@
 """The preflight: its figures by hand, what it refuses, and that the run after it draws what it would have drawn."""
 
 import json
+import math
 import random
+import threading
 
 import numpy as np
 import pytest
@@ -113,6 +115,35 @@ def test_hopeless_settings(tmp_path, texts, faults, rewards, changes, reason):
     found = pf.hopeless(texts, faults, rewards, torch.ones(rewards.shape[1]), settings(tmp_path, **changes))
     assert (found is None) if reason is None else found.startswith(reason)
     assert found is None or "; " in found  # what to do about it
+
+
+# -- rewards that fail ---------------------------------------------------------------------------------------------
+
+
+def scored(tmp_path, reward, **changes):
+    rows = [{"prompt": "a"}] * 4
+    return pf.score([reward], rows, TEXTS, [[1]] * 4, settings(tmp_path, **changes))[0]
+
+
+def test_rewards_that_fail_are_treated_as_in_training(tmp_path):
+    def reward(completions, **columns):
+        return [1.0, float("inf"), 3.0, "4"]
+
+    with pytest.raises(RewardFailure, match="returned inf for completion 1"):
+        scored(tmp_path, reward)
+    mask = {"on_reward_error": "mask"}
+    with pytest.raises(RewardFailure, match="returned inf for completion 1"):
+        scored(tmp_path, reward, **mask, reward_failure_budget=0.25)
+    found = scored(tmp_path, reward, **mask, reward_failure_budget=0.5)["reward"]
+    assert [None if math.isnan(value) else value for value in found] == [1.0, None, 3.0, None]
+
+
+def test_a_reward_that_hangs(tmp_path):
+    """The limit is for a rollout's 16 completions, so it is that of the four as well."""
+    released = threading.Event()
+    with pytest.raises(RewardFailure, match=r"gave no reward within 0\.1 seconds"):
+        scored(tmp_path, lambda completions, **columns: released.wait(60), reward_timeout=0.1)
+    released.set()
 
 
 # -- a stage ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from rlrec.evaluation.utility import mask_title, names_title
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
 from rlrec.expctr.run import ExpCTRRun
+from rlrec.files import read_frame
 from rlrec.ppo import PPOConfig
 
 SCORER = "LC score"
@@ -62,7 +63,7 @@ class ReopenedExpCTR(ExpCTRRun):
         }
         untuned, path = None, self.output / "explanations"
         if (path / "icl.parquet").is_file() and (path / "icl_train.parquet").is_file():
-            training = [[texts[0]] for texts in pl.read_parquet(path / "icl_train.parquet")["explanation"]]
+            training = [[texts[0]] for texts in read_frame(path / "icl_train.parquet")["explanation"]]
             untuned = {"train": training, **self._first(self._read("icl"))}
         return Reader(
             "DeepFM",
@@ -126,7 +127,7 @@ class ReopenedExpCTR(ExpCTRRun):
         if not path.is_file():
             raise FileNotFoundError(f"There is no {path}; finish the run first, with its own command.")
         keys = ("user_id", "item_id", "split")
-        if not pl.read_parquet(path, columns=list(keys)).equals(self.held_out.select(keys)):
+        if not read_frame(path).select(keys).equals(self.held_out.select(keys)):
             raise ValueError(f"{path} explains other samples than the dataset gives now; the data have changed.")
         return self.explain(name)
 

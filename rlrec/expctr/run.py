@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from peft import PeftModel
 
 from rlrec.alternating import PolicyStage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data.prompts import PromptTemplate
 from rlrec.data.splits import expctr_samples
-from rlrec.encoders import TextEncoder
 from rlrec.evaluation import check_explanations, heuristic_rows, heuristic_scores, shuffled_partners
 from rlrec.expctr import rows as table
 from rlrec.expctr.arguments import ExpCTRArguments
@@ -61,29 +59,7 @@ class ExpCTRRun(PPORun):
             policy, self.prepared, training, self.seed, PromptTemplate, VerdictGrammar
         )
         self.data = SplitData.build(self.samples)
-        self._encoder = None
-        if not self._shares_base:
-            self._encoder = self.load_encoder(self.policies, arguments.encoder)
-
-    @property
-    def _shares_base(self) -> bool:
-        """Whether a stage's encoder is the policy's own frozen base. Not where the policy's weights are split over
-        processes: every pass is a joint one then, and ranks have different numbers of new texts."""
-        return self.arguments.encoder in ("policy", "policy_words") and not self.ppo.splits_weights
-
-    @property
-    def encoder(self) -> TextEncoder:
-        """The text encoder outside of stages, loaded when it is asked for; a stage lets go of it."""
-        if self._encoder is None:
-            self._encoder = self.load_encoder(self.policies, self.arguments.encoder)
-        return self._encoder
-
-    def stage_encoder(self, policy: PeftModel) -> TextEncoder:
-        """The text encoder for the rewards of a stage that trains `policy`; one frozen base serves both, if it can."""
-        if not self._shares_base:
-            return self.encoder
-        words_only = self.arguments.encoder == "policy_words"
-        return TextEncoder(policy, self.policies.tokenizer, self.arguments.scoring_batch, words_only=words_only)
+        self.open_encoder()
 
     def train(
         self,
@@ -98,8 +74,6 @@ class ExpCTRRun(PPORun):
     ) -> PolicyStage:
         """PPO against the named rewards, from a fresh adapter or from a trained one; `context` goes to the rewards."""
         arguments, samples = self.arguments, self.samples if samples is None else samples
-        if self._shares_base:
-            self._encoder = None  # before the stage loads the same base
         if "recommender" in context:
             context |= {
                 "vocabulary": self.data.vocabulary,
@@ -111,7 +85,7 @@ class ExpCTRRun(PPORun):
         def make_context(policy) -> dict:
             shared = {"model": policy, "tokenizer": self.policies.tokenizer, "template": self.template.ctr}
             shared |= {"lc_temperature": arguments.lc_temperature, "lc_form": arguments.lc_form}
-            return {**shared, "encoder": self.stage_encoder(policy), **context}
+            return {**shared, **context}
 
         return self.train_stage(
             stage,

@@ -178,9 +178,12 @@ def _within(seconds: float, call: Callable, name: str):
         RewardFailure: it took longer.
     """
     outcome = []
+    device = torch.cuda.current_device() if torch.cuda.is_available() else None
 
     def run():
         try:
+            if device is not None:  # CUDA counts it per thread, and a new one is at the first GPU on every rank
+                torch.cuda.set_device(device)
             outcome.append((call(), None))
         except Exception as error:  # raised again by the thread that waits
             outcome.append((None, error))

@@ -83,7 +83,7 @@ def category_share(row: Mapping) -> float:
 
 
 class RecPIERows(PPORun):
-    """A run whose subclass has set prepared, samples, data, stars and encoder, and which collects the table's rows.
+    """A run whose subclass has set prepared, samples, data, stars and policies, and which collects the table's rows.
 
     Attributes:
         finished: {row: explanations} of the variants whose loop has ended.

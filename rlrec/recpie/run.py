@@ -105,7 +105,7 @@ class RecPIERun(RecPIERows):
             variant: dataclasses.replace(template, variant=variant)
             for variant in (arguments.variant, *arguments.more_variants)
         }
-        self.encoder = self.load_encoder(self.policies, arguments.encoder)
+        self.open_encoder()
 
     # -- Algorithm 1 --------------------------------------------------------------------------------------------------
     def begin(self, variant: str) -> Explanations:
@@ -123,7 +123,6 @@ class RecPIERun(RecPIERows):
         name = f"{explanations.name}_round_{number}"
         context = {
             "recommender": explanations.rewarding,
-            "encoder": self.encoder,
             "vocabulary": self.data.vocabulary,
             "sides": explanations.sides,
             "recpie_baseline": arguments.recpie_baseline,

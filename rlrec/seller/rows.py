@@ -74,6 +74,7 @@ class SELLERRows(Run):
         if not count or "xrec" not in self.generators:
             return
         if not path.is_file():
+            self.let_go_of_encoder()
             systems, llm = {}, self.policies.load_base()
             for name in ("xrec", "seller", "llm"):
                 generator = self.generators[name]
@@ -122,6 +123,7 @@ class SELLERRows(Run):
         """Metrics of rows, and of each case, under an EER that was trained on the column `truth`; kept in files."""
         arguments, folder = self.arguments, self.output / "utility" / name
         rows, cases = folder / "rows.json", folder / "cases.parquet"
+        encoder = self.encoder  # by all ranks: those that load the embedded LLM wait for one another
         with self.state.main_process_first():
             if not rows.is_file() or set(read_json(rows)) != set(texts):
                 samples = pl.concat(self.samples.values())
@@ -130,7 +132,7 @@ class SELLERRows(Run):
                     samples,
                     samples[truth].to_list(),
                     texts,
-                    self.encoder,
+                    encoder,
                     **start,
                     rank=arguments.eer_rank,
                     seed=self.seed,

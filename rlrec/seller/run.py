@@ -81,7 +81,7 @@ class SELLERRun(SELLERRows):
         self.claim_folder()
         self.policies, self.prompts = self._load_policies()
         InjectedLLM(self.policies.load_base(), SequenceAdapter(1, None, None))  # refuses LLMs of other families
-        self.encoder = self.load_encoder(self.policies, arguments.encoder)
+        self.open_encoder()
 
     # -- the steps ----------------------------------------------------------------------------------------------------
     def pretrain_sasrec(self) -> None:
@@ -273,10 +273,11 @@ class SELLERRun(SELLERRows):
         tables = self.learned, self.samples["test"]
         set_seed(self.seed)  # a fresh adapter's draw must not depend on what this process did before
         model, features = make(self.policies.load_base(), tables=tables)
+        adapter, inject = model.adapter, model.inject  # not the model: its LLM would stay in memory with `build`
         asked = [[prompt(row) for row in table.iter_rows(named=True)] for table in tables]
 
         def build(llm: PreTrainedModel) -> InjectedLLM:
-            return InjectedLLM(llm, copy.deepcopy(model.adapter), model.inject)
+            return InjectedLLM(llm, copy.deepcopy(adapter), inject)
 
         return Generator(build, *zip(asked, features))
 
@@ -308,6 +309,7 @@ class SELLERRun(SELLERRows):
         if not stage.done:
             rows, training = self._rows(generator), len(self.samples["train"])
             self.state.print(f"Stage {name}: {training:,} explanations")
+            self.let_go_of_encoder()
             set_seed(self.seed)
             trainer = SELLERTrainer(
                 generator.build(self.policies.load_base()),

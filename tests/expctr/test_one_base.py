@@ -1,11 +1,11 @@
 """One frozen base in memory: the policy's, its reference's, its critic's, the LC scorer's and the encoder's."""
 
-import gc
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from one_base import storages, tables_in_memory
 
 from reward_models import FirstTokenScorer, resolve_reward
 from rlrec.arguments import DataArguments, PolicyArguments, parse_arguments
@@ -14,17 +14,6 @@ from rlrec.expctr.run import ExpCTRRun
 from rlrec.ppo import PPOConfig, PPOTrainer
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "configs" / "expctr" / "smoke.yaml"
-
-
-def storages(parameters) -> set[int]:
-    return {parameter.untyped_storage().data_ptr() for parameter in parameters}
-
-
-def tables_in_memory(shape: torch.Size) -> set[int]:
-    """Storages of this shape that any tensor of this process holds: whoever has a base has its word embeddings."""
-    gc.collect()
-    tensors = (x for x in gc.get_objects() if isinstance(x, torch.Tensor) and x.shape == shape)
-    return storages(tensors)
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Kills real runs by SIGKILL, starts them again, and compares what is left with an uninterrupted run's, byte by byte.
 
     python tests/faults/killing.py {expctr|recpie|stage} FOLDER [--kills 20] [--seed 0]
+    python tests/faults/killing.py expctr FOLDER --kills 6 --at "optimizer step" "ending a stage" "writing results"
 
 Each process is forked from this one, which has imported the libraries and done nothing else. It is killed at a random
 share of a random one of its next calls of the functions in `POINTS`, or (every third kill) at a random moment; the
 same command goes on in the same folder, and is killed again until it ends. Then the next run begins, until all kills
-are done; every run must end with what the uninterrupted one left.
+are done; every run must end with what the uninterrupted one left. With `--at` the kills come at these points in turn.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.extend([str(Path(__file__).parents[2]), str(Path(__file__).parents[1] / "ppo")])
@@ -96,8 +97,8 @@ class Watch:
 
     Args:
         started: when the process began.
-        plan: {"after": seconds}, or {"call": number, "share": of that call, "seconds": {point: a call's}};
-            None: no kill.
+        plan: {"after": seconds}, or {"call": number, "share": of that call, "seconds": {point: a call's}}, where with
+            "point" only the calls of that one are numbered; None: no kill.
         note: file for the point at which the kill came.
     """
 
@@ -113,8 +114,9 @@ class Watch:
     def _watched(self, point: str, function: Callable) -> Callable:
         @functools.wraps(function)
         def watched(*args, **kwargs):
-            begun, self.count = time.monotonic(), self.count + 1
-            due = bool(self.plan) and self.plan.get("call") == self.count
+            begun, counted = time.monotonic(), (self.plan or {}).get("point", point) == point
+            self.count += counted
+            due = counted and bool(self.plan) and self.plan.get("call") == self.count
             brief = due and self.plan["seconds"].get(point, 0) < BRIEF
             if due and not brief:
                 self._kill(self.plan["share"] * self.plan["seconds"][point])
@@ -173,12 +175,17 @@ def run(program: str, output: Path, plan: dict | None = None) -> tuple[int, dict
     return os.waitstatus_to_exitcode(status), noted, where.read_text() if where.is_file() else ""
 
 
-def draw(noted: dict, number: int, rng: random.Random) -> dict:
-    """Where to kill next: in one of the next 14 calls (a rollout has six or more), or within a quarter of a run."""
-    if number % 3 == 2:
-        return {"after": rng.uniform(0, noted["seconds"] / 4)}
+def draw(noted: dict, number: int, rng: random.Random, at: Sequence[str] = ()) -> dict:
+    """Where to kill next: in one of the next 14 calls (a rollout has six or more), or within a quarter of a run; with
+    `at` in a call of these points in turn, one of the first half of those that a whole run has."""
     calls = {point: [seconds for name, seconds in noted["calls"] if name == point] for point in POINTS}
     seconds = {point: sum(all_) / len(all_) for point, all_ in calls.items() if all_}
+    if at:
+        point = at[number % len(at)]
+        call = rng.randint(1, max(1, len(calls[point]) // 2))
+        return {"point": point, "call": call, "share": rng.random(), "seconds": seconds}
+    if number % 3 == 2:
+        return {"after": rng.uniform(0, noted["seconds"] / 4)}
     return {"call": rng.randint(1, 14), "share": rng.random(), "seconds": seconds}
 
 
@@ -213,18 +220,20 @@ def _logged(path: Path) -> list[dict]:
     return [entry for entry in kept if set(entry) - {"epoch", "step"}]
 
 
-def kill_and_resume(program: str, folder: Path, kills: int, seed: int) -> list[dict]:
+def kill_and_resume(program: str, folder: Path, kills: int, seed: int, at: Sequence[str] = ()) -> list[dict]:
     """Where each kill hit, and how the run that it hit differs in the end from the uninterrupted one."""
     folder.mkdir(parents=True, exist_ok=True)
     run(program, folder / "first")  # leaves the embedded policy in its cache, as a user's machine has it
     shutil.rmtree(folder / "first", ignore_errors=True)
     code, noted, _ = run(program, folder / "whole")
     assert code == 0, (folder / "whole.log").read_text()[-3000:]
+    missing = set(at) - {point for point, _ in noted["calls"]}
+    assert not missing, f"A run of {program} never comes to: {', '.join(missing)}"
     outcomes, open_, runs, rng = [], [], 0, random.Random(seed)
     while len(outcomes) < kills or open_:
         left = kills - len(outcomes)
         output = folder / f"killed-{runs}"
-        code, _, where = run(program, output, draw(noted, len(outcomes), rng) if left else None)
+        code, _, where = run(program, output, draw(noted, len(outcomes), rng, at) if left else None)
         if code == -signal.SIGKILL:
             open_.append({"run": runs, "where": where})
             outcomes.append(open_[-1])
@@ -256,8 +265,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--at", nargs="+", choices=POINTS, default=(), help="points to kill at, in turn")
     parsed = parser.parse_args()
-    outcomes = kill_and_resume(parsed.program, parsed.folder, parsed.kills, parsed.seed)
+    outcomes = kill_and_resume(parsed.program, parsed.folder, parsed.kills, parsed.seed, parsed.at)
     print(table(parsed.program, outcomes))
     sys.exit(any(outcome["different"] for outcome in outcomes))
 

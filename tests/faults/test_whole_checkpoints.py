@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "ppo"))
 import tiny_training as tiny
@@ -155,6 +156,23 @@ def test_a_run_that_had_ended_trains_no_further(trained, folder):
     for name in ("adapter_model.safetensors", "value_head.safetensors"):
         expected, found = (load_file(path / name) for path in (trained / "checkpoint-6", folder / "adapter"))
         assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_callbacks_get_back_what_they_kept(folder):
+    """By `train` as by `resume`: an explanation store that began anew would lose texts without a word."""
+    seen = []
+
+    class Keeping(TrainerCallback):
+        def on_resume(self, args, folder, **kwargs):
+            seen.append(Path(folder).name)
+
+    for name in ("checkpoint-6", "checkpoint-6", "checkpoint-4"):
+        trainer = tiny.trainer(folder, callbacks=[Keeping()], **SETTINGS)
+        if len(seen) == 0:
+            trainer.resume()
+        else:
+            trainer.train(resume_from_checkpoint=str(folder / name))
+    assert seen == ["checkpoint-6", "checkpoint-6", "checkpoint-4"]
 
 
 def test_the_mixin_stands_before_every_trainer():
