@@ -27,6 +27,11 @@ from rlrec.ppo import PPOConfig
 from rlrec.ppo.vllm import check_command
 from rlrec.results import to_json, write_log_history, write_predictions, write_results, write_text_atomic
 
+OPTIMIZER_SETTINGS = (
+    *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16"),
+    *("adam_beta1", "adam_beta2", "adam_epsilon", "max_steps", "per_device_train_batch_size"),
+    "gradient_accumulation_steps",
+)
 OWN_BASE = ("policy", "policy_words")  # encoders that are the policy's own base
 
 
@@ -143,10 +148,21 @@ class PPORun(Run):
 
     evaluation = ("preflight", "allow_custom_rewards")
     trainer_settings = (
-        *("learning_rate", "lr_scheduler_type", "max_steps", "generation_batch_size", "per_device_train_batch_size"),
-        *("gradient_accumulation_steps", "num_generations", "num_iterations", "max_completion_length", "temperature"),
-        *("beta", "gamma", "lam", "reward_clip", "reward_weights", "normalize_rewards", "baseline", "loss_type"),
-        "vf_coef",
+        *OPTIMIZER_SETTINGS,
+        *("generation_batch_size", "num_generations", "num_iterations", "max_completion_length", "temperature"),
+        *(
+            "top_k",
+            "top_p",
+            "beta",
+            "gamma",
+            "lam",
+            "reward_clip",
+            "reward_weights",
+            "normalize_rewards",
+            "baseline",
+            "loss_type",
+        ),
+        *("vf_coef", "ref_policy", "epsilon", "cliprange_value", "value_learning_rate", "whiten_advantages"),
     )
 
     def __init__(
@@ -237,7 +253,8 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
         if not path.is_file():
             write_text_atomic(path, to_json(settings) + "\n")
     before = read_json(path)
-    changed = [name for name in sorted({*before, *settings}) if before.get(name) != settings.get(name)]
+    # Earlier versions noted fewer settings.
+    changed = [name for name in sorted(before) if before[name] != settings.get(name)]
     if changed:
         name = changed[0]
         others = f" (and {len(changed) - 1} more settings differ)" if len(changed) > 1 else ""

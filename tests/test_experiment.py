@@ -1,5 +1,6 @@
 """From arguments to samples, and the folder of a run."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,12 @@ import pytest
 from rlrec.arguments import DataArguments
 from rlrec.data.simulated import simulate
 from rlrec.expctr.run import load_samples
-from rlrec.experiment import claim_folder
+from rlrec.experiment import PPORun, claim_folder
+from rlrec.ppo import PPOConfig
+from rlrec.seller.run import SELLERRun
+from rlrec.seller.trainer import SELLERConfig
+from rlrec.trail.config import TRAILConfig
+from rlrec.trail.run import TRAILRun
 
 SIZE = {"num_users": 40, "num_items": 20, "interactions_per_user": 8}
 
@@ -46,6 +52,23 @@ def test_a_folder_holds_one_runs_settings(tmp_path):
         claim_folder(folder, {**settings, "beta": 0.1})
     with pytest.raises(ValueError, match=r"with beta = 0\.05, not 0\.1 \(and 1 more settings differ\)"):
         claim_folder(folder, {**settings, "beta": 0.1, "seed": 1})
-    with pytest.raises(ValueError, match=r"with lam = None, not 1\.0"):
-        claim_folder(folder, {**settings, "lam": 1.0})
     assert json.loads((folder / "settings.json").read_text()) == settings
+
+
+def test_settings_that_an_earlier_version_did_not_note(tmp_path):
+    claim_folder(tmp_path, {"beta": 0.05})
+    claim_folder(tmp_path, {"beta": 0.05, "top_k": 0})
+    with pytest.raises(ValueError, match=r"holds a run with beta = 0\.05, not 0\.1"):
+        claim_folder(tmp_path, {"beta": 0.1, "top_k": 0})
+
+
+def test_what_changes_the_weights_is_among_the_settings():
+    """A run must not go on under another of these."""
+    for settings in (PPORun.trainer_settings, SELLERRun.trainer_settings, TRAILRun.trainer_settings):
+        assert {"learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "bf16"} <= {*settings}
+        assert len({*settings}) == len(settings)
+    assert {"ref_policy", "epsilon", "cliprange_value", "top_k", "top_p", "whiten_advantages"} <= {
+        *PPORun.trainer_settings
+    }
+    for config, settings in ((PPOConfig, PPORun), (SELLERConfig, SELLERRun), (TRAILConfig, TRAILRun)):
+        assert {*settings.trainer_settings} <= {field.name for field in dataclasses.fields(config)}

@@ -22,7 +22,7 @@ from rlrec.alternating import PolicyStage, finish_stage
 from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.asking import Endpoint
 from rlrec.data.sequences import sequence_samples, split_by_time
-from rlrec.experiment import load_prepared, load_pretrained, lora_config
+from rlrec.experiment import OPTIMIZER_SETTINGS, load_prepared, load_pretrained, lora_config
 from rlrec.files import read_frame, read_json
 from rlrec.policies.injection import InjectedLLM
 from rlrec.policies.loading import Policies, pretrained_policies
@@ -61,8 +61,8 @@ class SELLERRun(SELLERRows):
     evaluation = ("baselines", "ablations", "fit_workers", "explanation_types", "timing_samples", "bertscore_model",
                   "scoring_batch", "generation_batch", "missing_share")  # fmt: skip
     trainer_settings = (
-        *("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "num_train_epochs", "max_steps"),
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "adam"),
+        *OPTIMIZER_SETTINGS,
+        *("num_train_epochs", "max_length", "adam"),
     )
 
     def __init__(self, arguments: SELLERArguments, data: DataArguments, policy: PolicyArguments, config: SELLERConfig):

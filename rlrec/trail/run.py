@@ -30,7 +30,7 @@ from rlrec.evaluation.ranking import (
     rank_items,
     ranking_metrics,
 )
-from rlrec.experiment import Run, load_pretrained, lora_config
+from rlrec.experiment import OPTIMIZER_SETTINGS, Run, load_pretrained, lora_config
 from rlrec.policies.loading import Policies
 from rlrec.policies.numbers import expected_numbers, number_tokens
 from rlrec.policies.tiny import TinyConfig
@@ -71,8 +71,8 @@ class TRAILRun(Run):
     system = "trail"
     evaluation = ("ablations", "lora_ranks", "few_shot", "scoring_batch", "generation_batch")
     trainer_settings = (
-        *("learning_rate", "lr_scheduler_type", "weight_decay", "warmup_steps", "num_train_epochs", "max_steps"),
-        *("per_device_train_batch_size", "gradient_accumulation_steps", "max_length", "supervise_score_end"),
+        *OPTIMIZER_SETTINGS,
+        *("num_train_epochs", "max_length", "supervise_score_end"),
         *("lambda_con", "temperature", "num_positives", "cosine", "projection_size", "projection_dropout"),
         *("alpha", "beta", "gamma", "sigma", "z_normalise"),
     )
