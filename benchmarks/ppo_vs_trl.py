@@ -11,6 +11,10 @@ What differs is what each trainer demands: TRL a reward model and a value model 
 size; ours a reward function, here one that asks the policy's own backbone, adapter off, for a Yes or No after each
 completion, which is one more forward pass over prompt and completion.
 
+How much of the machine ours uses: its matrix products, counted by torch in one rollout and its updates, times the
+episodes per second, over the products per second of the best of ten large square ones, with as many threads and in the
+same type; the same of the updates alone (on a GPU without gradient checkpointing: the model FLOP utilisation).
+
 Prints a line per run and writes every figure, with the ratio of each pair, to --output (JSON).
 """
 
@@ -25,7 +29,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from measured import ratios, spread, tell
+from measured import Shares, ratios, spread, tell
 
 TRL_WITH_PPO = "1.12.0"
 PRESETS = {  # Llama shapes; Llama-3.2-1B and Llama-3-8B have these sizes
@@ -52,7 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=("trl", "rlrec"), default=["trl", "rlrec"])
     parser.add_argument("--trl_dir", type=Path, default=None, help=f"folder with TRL {TRL_WITH_PPO}; default: pip")
     parser.add_argument("--output", type=Path, default=None, help="JSON file for every figure")
-    parser.add_argument("--child", choices=("trl", "rlrec"), help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=("trl", "rlrec", "count"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -168,12 +172,18 @@ class BackboneScore:
         return torch.sigmoid(logits[:, self.yes] - logits[:, self.no]).tolist()
 
 
-def run_rlrec(options) -> tuple[float, float]:
+def run_rlrec(options, shares: Shares) -> tuple[float, float]:
     """PPOTrainer.train() of rlrec, timed."""
+    from accelerate.optimizer import AcceleratedOptimizer
     from peft import LoraConfig
 
     from rlrec.ppo import PPOConfig, PPOTrainer
 
+    shares.watch({
+        (PPOTrainer, "_generate_and_score_completions"): "rollout",
+        (PPOTrainer, "training_step"): "update",
+        (AcceleratedOptimizer, "step"): "update",
+    })  # fmt: skip
     tokenizer = build_tokenizer(PRESETS[options.preset]["vocab_size"])
     reward = BackboneScore(tokenizer)
     with tempfile.TemporaryDirectory() as folder:
@@ -218,16 +228,55 @@ def common_arguments(options) -> dict:
     }
 
 
+def multiplications_per_second() -> float:
+    """Floating-point operations per second of the best of ten large products, on the GPU if there is one."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    size, best = 8192 if cuda else 2048, 0.0
+    left, right = torch.randn(2, size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else None)
+    for _ in range(11):  # the first makes the library ready
+        if cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        left @ right
+        if cuda:
+            torch.cuda.synchronize()
+        best = max(best, 2 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def count_operations(options) -> dict[str, float]:
+    """Floating-point operations in matrix products, per episode, of all and of the updates alone."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    options.episodes = options.batch_size
+    with FlopCounterMode(display=False) as counter:
+        shares = Shares(clock=counter.get_total_flops)
+        run_rlrec(options, shares)
+        return {
+            "operations": counter.get_total_flops() / options.episodes,
+            "operations_of_updates": shares.amounts["update"] / options.episodes,
+        }
+
+
 def run_child(options) -> None:
     import torch
 
-    seconds, cpu_seconds = run_trl(options) if options.child == "trl" else run_rlrec(options)
+    if options.child == "count":
+        print("FIGURES " + json.dumps({"side": "count", **count_operations(options)}))
+        return
+    shares = Shares()
+    peak = multiplications_per_second()
+    seconds, cpu_seconds = run_trl(options) if options.child == "trl" else run_rlrec(options, shares)
     figures = {
         "side": options.child,
         "seconds": seconds,
         "cpu_seconds": cpu_seconds,
         "episodes_per_second": options.episodes / seconds,
         "episodes_per_cpu_second": options.episodes / cpu_seconds,
+        "update_seconds": shares.amounts["update"] or None,
+        "peak_operations_per_second": peak,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     if torch.cuda.is_available():
@@ -260,6 +309,18 @@ def measure(side: str, options) -> dict:
     return {"side": side, "failed": last_line, "exit_code": process.returncode}
 
 
+def shares_of_peak(runs: list[dict], counted: dict, options) -> dict[str, list[float]]:
+    """Of each run, matrix products per second over the most that was measured beside it."""
+    runs = [run for run in runs if "failed" not in run]
+    if not runs or "failed" in counted:
+        return {}
+    done, of_updates = (options.episodes * counted[name] for name in ("operations", "operations_of_updates"))
+    return {
+        "whole run": [done / run["seconds"] / run["peak_operations_per_second"] for run in runs],
+        "updates": [of_updates / run["update_seconds"] / run["peak_operations_per_second"] for run in runs],
+    }
+
+
 def main() -> None:
     options = parse_arguments()
     if options.child:
@@ -270,12 +331,17 @@ def main() -> None:
         for side in options.sides:
             runs.append(measure(side, options))
             print(json.dumps(runs[-1]), flush=True)
+    counted = measure("count", options) if "rlrec" in options.sides else {}
     report = {
         "settings": {name: str(value) for name, value in vars(options).items()},
         "machine": {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "runs": runs,
+        "operations_per_episode": counted,
+        "share_of_peak": shares_of_peak([run for run in runs if run["side"] == "rlrec"], counted, options),
         "ours_over_trl": {},
     }
+    for part, values in report["share_of_peak"].items():
+        tell(f"PPO, {options.preset}, {options.epochs} epochs, share of the matmul peak, {part}", spread(values))
     if len(options.sides) == 2 and not any("failed" in run for run in runs):
         for key in ("episodes_per_second", "episodes_per_cpu_second", "peak_rss_mib", "peak_gpu_mib"):
             if key in runs[0]:

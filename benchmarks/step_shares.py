@@ -9,13 +9,10 @@ its time is not the other's. Target: the reward takes less than 10 %.
 """
 
 import tempfile
-import time
-from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from accelerate.optimizer import AcceleratedOptimizer
-from measured import tell
+from measured import Shares, tell
 
 from reward_models import FirstTokenScorer, resolve_reward
 from rlrec.arguments import DataArguments, PolicyArguments, parse_arguments
@@ -36,33 +33,6 @@ PARTS = {
 }
 
 
-class Shares:
-    """Seconds by part; the innermost part that is running gets the time."""
-
-    def __init__(self):
-        self.seconds: Counter = Counter()
-        self._running: list[str] = []
-        self._since = 0.0
-
-    def _settle(self) -> None:
-        now = time.perf_counter()
-        if self._running:
-            self.seconds[self._running[-1]] += now - self._since
-        self._since = now
-
-    def timed(self, part: str, method: Callable) -> Callable:
-        def wrapped(*arguments, **keywords):
-            self._settle()
-            self._running.append(part)
-            try:
-                return method(*arguments, **keywords)
-            finally:
-                self._settle()
-                self._running.pop()
-
-        return wrapped
-
-
 def main() -> None:
     arguments, data, policy, ppo = parse_arguments(
         (ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig), default_config="expctr/simulated"
@@ -77,14 +47,13 @@ def main() -> None:
             run.stage_encoder = lambda policy: TextEncoder(policy, run.policies.tokenizer, **cached)
         written, store = run.explain("icl"), run.untuned_explanations()
         recommender = run.fit_recommender(store, written)
-        for (owner, name), part in PARTS.items():
-            setattr(owner, name, shares.timed(part, getattr(owner, name)))
+        shares.watch(PARTS)
         stage = run.train("ic", ["ic"], arguments.ic_epochs, recommender=recommender, store=store)
         rollouts = sum("reward" in entry for entry in stage.log_history)
-    total = sum(shares.seconds.values())
+    total = shares.amounts.total()
     print(f"{ppo.max_steps} steps, {rollouts} rollouts of {ppo.generation_batch_size} completions, {total:.1f} s")
     for part in dict.fromkeys(PARTS.values()):
-        share = shares.seconds[part] / total
+        share = shares.amounts[part] / total
         target = "target: below 10 %" if part == "reward" else ""
         tell(f"PPO step of the IC stage, share of {part}", f"{share:.1%}", target)
 

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -33,20 +34,19 @@ def test_ratios_are_of_neighbouring_runs(module):
     assert measured.spread([1234.56], 1) == "1,234.6"
 
 
-def test_the_inner_part_gets_the_time(module, monkeypatch):
-    step_shares, clock = module("step_shares"), iter([0.0, 1.0, 4.0, 4.5, 10.0, 12.0])
-    monkeypatch.setattr(step_shares.time, "perf_counter", lambda: next(clock))
-    shares = step_shares.Shares()
-    reward = shares.timed("reward", lambda: None)
+def test_the_inner_part_gets_the_time(module):
+    clock = iter([0.0, 1.0, 4.0, 4.5, 10.0, 12.0])
+    shares = module("measured").Shares(clock=lambda: next(clock))
+    reward = shares.watched("reward", lambda: None)
 
     def rollout():
         reward()
         raise KeyError("title")
 
     with pytest.raises(KeyError):
-        shares.timed("rollout", rollout)()  # 0 to 4.5, and the reward in it 1 to 4
+        shares.watched("rollout", rollout)()  # 0 to 4.5, and the reward in it 1 to 4
     reward()  # 10 to 12; between the two nothing runs
-    assert shares.seconds == {"rollout": 1.5, "reward": 5.0}
+    assert shares.amounts == {"rollout": 1.5, "reward": 5.0}
 
 
 def test_the_suite_names_every_script(suite):
@@ -80,3 +80,13 @@ def test_pandas_finds_what_prepare_finds(module, tmp_path, bad_rows, k_core):
     assert 0 < theirs["interactions"] < 20_000 if bad_rows else theirs["interactions"] > 19_000
     for key in ("interactions", "users", "positive_rate"):
         assert theirs[key] == pytest.approx(ours[key], abs=1e-6), key
+
+
+def test_shares_of_the_peak_by_hand(module):
+    """64 episodes of 1,000 operations in 2 s are 32,000 a second of 80,000; half of them in updates of 1.6 s."""
+    options = types.SimpleNamespace(episodes=64)
+    counted = {"operations": 1000.0, "operations_of_updates": 500.0}
+    run = {"side": "rlrec", "seconds": 2.0, "update_seconds": 1.6, "peak_operations_per_second": 80_000.0}
+    shares = module("ppo_vs_trl").shares_of_peak
+    assert shares([run, {"failed": "killed"}], counted, options) == {"whole run": [0.4], "updates": [0.25]}
+    assert shares([run], {"failed": "killed"}, options) == {}
