@@ -15,7 +15,6 @@ differences are between equals, and figures are a little above the run's own tab
 """
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -323,7 +322,7 @@ def stored_arguments(run_dir: Path, kinds: Sequence[type], **changes) -> list:
     path = run_dir / "settings.json"
     if not path.is_file():
         raise FileNotFoundError(f"There is no {path}; give the output folder of a finished run.")
-    settings = json.loads(path.read_text(encoding="utf-8")) | changes
+    settings = read_json(path) | changes
     made = []
     for kind in kinds:
         known = {f.name for f in dataclasses.fields(kind) if f.init}

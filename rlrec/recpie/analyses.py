@@ -20,8 +20,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import polars as pl
-
+from rlrec.files import read_frame
 from rlrec.recpie.attention import ATTENTION, attention_summary, attention_tables, write_attention
 from rlrec.recpie.cosines import COSINES, CosineRecorder, choose_pairs, cosine_summary, cosine_tables, write_cosines
 from rlrec.recpie.curves import learning_curve, learning_differences, learning_table, reward_runs, reward_table
@@ -118,7 +117,7 @@ def analyse(
             having = [run for run in whole if (run / path).is_file()]
             if having:
                 used.update(having)
-                summary = summarised([pl.read_parquet(run / path) for run in having])
+                summary = summarised([read_frame(run / path) for run in having])
                 seeds = f" ({len(having)} runs{told})" if len(having) > 1 else told
                 tables_told = {f"{title}{seeds}": table for title, table in tables(summary).items()}
                 add(f"{name}{ending}", tables_told, drawing, summary)

@@ -20,6 +20,7 @@ import polars as pl
 
 from rlrec.evaluation.significance import mean_and_sd
 from rlrec.figures import COLORS, INK, MUTED, accuracy_bars, auc_bars, group_bars, plain_axes, save
+from rlrec.files import read_frame
 from rlrec.recpie.figures import DASHES, MARKERS
 from rlrec.reproduction.tables import Cell, PaperTable
 from rlrec.results import read_log_histories, read_results
@@ -133,7 +134,7 @@ def _analyses(folders: Sequence[Path], stem: Path, dataset: str) -> list[Drawn]:
         (COSINES, "cosines", "Cosines of item embeddings while training", cosine_summary, figures.cosine_curves),
         (UNCERTAINTY, "uncertainty", "Gain by uncertainty", gain_summary, figures.gain_by_uncertainty),
     ):
-        frames = [pl.read_parquet(folder / path) for folder in folders if (folder / path).is_file()]
+        frames = [read_frame(folder / path) for folder in folders if (folder / path).is_file()]
         if frames:
             summary = summarised(frames)
             place = stem.with_name(f"{stem.name}_{ending}")
