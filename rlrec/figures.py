@@ -28,7 +28,15 @@ INK, MUTED, GRID = "#222222", "#6b7280", "#e5e7eb"
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 KINDS = {  # kind: (colour, bases)
     "heuristic, no text": ("#b8bec7", (*HEURISTICS, "random", "empty")),
-    "recommender on ids": ("#56B4E9", ("deepfm", "fm", "sasrec", "bert4rec", "gru", "ncf", "recpie_free")),
+    "recommender on ids": (
+        "#56B4E9",
+        ("fm", "dssm", "deepfm", "autoint", "pnn", "xdeepfm", "fignn", "dcn", "dcnv2", "ncf", "recpie_free", "bpr"),
+    ),
+    "recommender on histories": (
+        "#CC79A7",
+        ("din", "dien", "caser", "gru4rec", "sasrec", "bert4rec", "unisrec", "hgn", "gru", "userknn"),
+    ),
+    "LLM tuned on labels": ("#F0E442", ("tallrec",)),
     "popularity model": ("#0072B2", ("pare",)),
     "untuned LLM": ("#E69F00", ("icl", "llm")),
     "explanations alone": ("#D55E00", ("expctr_llm",)),
@@ -93,8 +101,8 @@ def auc_bars(summary: pl.DataFrame, path: str | Path, title: str = "") -> Path |
         axis.annotate(note, (value, len(lines) - 0.4), xytext=(0, 3), textcoords="offset points", ha=side, va="bottom",
                       fontsize=8.5, color=MUTED)  # fmt: skip
     axis.set_yticks(heights, [row_label(line["row"]) for line in lines])
-    seeds = max(line["seeds"] for line in lines)
-    spread = f"; whiskers: standard deviation over {seeds} seeds" if seeds > 1 else ""
+    seeds = [line["seeds"] for line in lines]
+    spread = f"; whiskers: {deviation_over(seeds)}" if max(seeds) > 1 else ""
     axis.set_xlabel(f"AUC on test samples{spread}", color=MUTED, fontsize=9)
     plain_axes(axis, "x")
     axis.tick_params(axis="y", length=0, labelsize=9.5, labelcolor=INK)
@@ -163,7 +171,7 @@ def accuracy_bars(
     axes[0].set_yticks(list(heights.values()), [row_label(row) for row in heights])
     kinds = list(dict.fromkeys(map(row_kind, rows)))
     with_paper = any(line["paper"] is not None for line in values.values())
-    _legend(figure, kinds, with_paper, seeds=max(line["seeds"] for line in values.values()))
+    _legend(figure, kinds, with_paper, [line["seeds"] for line in values.values()])
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
     return save(figure, path)
@@ -239,9 +247,9 @@ def group_bars(
     if bounded:
         dashes = {"color": MUTED, "linewidth": 1.2, "linestyle": (0, (4, 3))}
         handles.append(Line2D([], [], label=row_label(UPPER_BOUND), **dashes))
-    seeds = max(lines[row, f"{metric}/{group}"]["seeds"] for row in rows for group in groups
-                if (row, f"{metric}/{group}") in lines)  # fmt: skip
-    if seeds > 1:
+    seeds = [lines[row, f"{metric}/{group}"]["seeds"] for row in rows for group in groups
+             if (row, f"{metric}/{group}") in lines]  # fmt: skip
+    if max(seeds) > 1:
         handles.append(_whisker(seeds))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
     if title:
@@ -265,7 +273,7 @@ def row_kind(row: str) -> str:
     return next((kind for kind, (_, bases) in KINDS.items() if base in bases), "other")
 
 
-def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: int = 1) -> None:
+def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: Sequence[int] = (1,)) -> None:
     handles = []
     for kind in kinds:
         hatch = {"hatch": "////", "edgecolor": "white", "linewidth": 0} if kind in HATCHED else {}
@@ -273,14 +281,25 @@ def _legend(figure: Figure, kinds: Sequence[str], with_paper: bool, seeds: int =
     if with_paper:
         diamond = {"marker": "D", "markersize": 5, "markerfacecolor": "white", "markeredgecolor": INK, "linestyle": ""}
         handles.append(Line2D([], [], label="the paper's value", **diamond))
-    if seeds > 1:
+    if max(seeds) > 1:
         handles.append(_whisker(seeds))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8.5, labelcolor=INK)
 
 
-def _whisker(seeds: int) -> Line2D:
+def deviation_over(seeds: Sequence[int]) -> str:
+    """What whiskers are, rows having these numbers of seeds.
+
+    >>> deviation_over([3, 3]), deviation_over([5, 3, 1])
+    ('standard deviation over 3 seeds', 'standard deviation over 3 to 5 seeds')
+    """
+    several = sorted({number for number in seeds if number > 1})
+    told = f"{several[0]} to {several[-1]}" if len(several) > 1 else f"{several[0]}"
+    return f"standard deviation over {told} seeds"
+
+
+def _whisker(seeds: Sequence[int]) -> Line2D:
     whisker = {"marker": "|", "markersize": 7, "color": INK, "linewidth": 1.1}
-    return Line2D([], [], label=f"standard deviation over {seeds} seeds", **whisker)
+    return Line2D([], [], label=deviation_over(seeds), **whisker)
 
 
 def plain_axes(axis, grid: str) -> None:

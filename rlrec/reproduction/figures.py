@@ -19,7 +19,7 @@ import numpy as np
 import polars as pl
 
 from rlrec.evaluation.significance import mean_and_sd
-from rlrec.figures import COLORS, INK, MUTED, accuracy_bars, auc_bars, group_bars, plain_axes, save
+from rlrec.figures import COLORS, INK, MUTED, accuracy_bars, auc_bars, deviation_over, group_bars, plain_axes, save
 from rlrec.files import read_frame
 from rlrec.recpie.figures import DASHES, MARKERS
 from rlrec.reproduction.tables import Cell, PaperTable
@@ -217,10 +217,10 @@ def parameter_lines(frame: pl.DataFrame, path: str | Path, label: str = "", titl
         axis.margins(x=0.08, y=0.12)
     axes[0].set_ylabel(label, color=INK, fontsize=10)
     handles, labels = axes[0].get_legend_handles_labels()
-    seeds = frame["seeds"].max()
-    told = {"title": f"whiskers: standard deviation over {seeds} seeds", "title_fontproperties": {"size": 8.5}}
+    seeds = frame["seeds"].to_list()
+    told = {"title": f"whiskers: {deviation_over(seeds)}", "title_fontproperties": {"size": 8.5}}
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK,
-                  handlelength=3.2, **(told if seeds > 1 else {}))  # fmt: skip
+                  handlelength=3.2, **(told if max(seeds) > 1 else {}))  # fmt: skip
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")
     return save(figure, path)
@@ -273,8 +273,8 @@ def ablation_bars(
         plain_axes(axis, "y")
         axis.tick_params(axis="x", length=0, labelsize=8.5, labelcolor=INK)
         axis.margins(y=0.12)
-    seeds = max(lines[whole, metric]["seeds"] for metric in metrics)
-    told = f"; whiskers: standard deviation over {seeds} seeds" if seeds > 1 else ""
+    seeds = [lines[whole, metric]["seeds"] for metric in metrics]
+    told = f"; whiskers: {deviation_over(seeds)}" if max(seeds) > 1 else ""
     figure.supxlabel(f"dashed: {row_label(whole)}{told}", color=MUTED, fontsize=9)
     if title:
         figure.suptitle(title, color=INK, fontsize=12.5, fontweight="bold", x=0.01, ha="left")

@@ -96,7 +96,7 @@ def test_printed_tables():
     assert douban["pare"]["jaccard@10"] == 0.0526
     assert douban["upper_bound"] == {"hr@5": 0.5211, "hr@10": 0.6254, "ndcg@5": 0.2552, "ndcg@10": 0.2856}
     assert douban["gpt_4o_mini_few_shot"] == {"hr@5": 0.2121, "hr@10": 0.2858}
-    assert (baby["user_knn"]["ndcg@10"], baby["hgn"]["hr@5"], baby["trail"]["jaccard@10"]) == (0.0024, 0.0311, 0.3968)
+    assert (baby["userknn"]["ndcg@10"], baby["hgn"]["hr@5"], baby["trail"]["jaccard@10"]) == (0.0024, 0.0311, 0.3968)
     assert baby["trail_without_sup"]["jaccard@5"] == 0.1111
     assert baby["trail_without_con"]["ndcg@10"] == 0.0115
     assert (beauty["bpr"]["ndcg@5"], beauty["pare"]["ndcg@10"], beauty["trail"]["hr@10"]) == (0.0006, 0.0121, 0.0594)
