@@ -73,6 +73,16 @@ def test_user_neighbours_by_hand():
     np.testing.assert_allclose(nearest(slice(1, 2)), [[half, half, 0, 0]], atol=1e-6)
 
 
+def test_sasrec_knows_nothing_of_users_without_history():
+    """u4 is new and gets what is popular; the others get what the model says, in which no two scores are equal."""
+    setting = {"dim": 8, "dropout": 0.0, "epochs": 1}
+    scores, _ = fit_scores("sasrec", Window.of(by_hand(), 2), setting, seed=0)
+    found = scores(slice(0, 4))
+    assert found[3].tolist() == [2, 2, 0, 0]
+    assert all(len(set(row)) == 4 for row in found[:3].tolist())
+    np.testing.assert_array_equal(scores(slice(3, 4)), found[3:])
+
+
 @pytest.fixture(scope="module")
 def popularity() -> PopularityData:
     return popularity_data(simulate_trends(num_users=150, num_items=40, interactions_per_user=15), test_windows=2)
