@@ -11,8 +11,8 @@ these rows rank them for each user. The paper does not say how it compares the t
 3. Settings (`GRID`: four for each row), epochs of the next-item models, and whether a user's earlier items are left
    out of the list (datasets differ in whether anybody comes back to an item) are chosen by NDCG@10 in the last
    validation window.
-4. Users without history: Caser and HGN score the empty history, for which their biases were trained; BPR, UserKNN and
-   SASRec, whose state of an empty history no loss has seen, rank by users before the window.
+4. Users without history get the items by users before the window in every row: no loss has seen what a next-item
+   model makes of an empty history.
 5. Equal scores are ordered as in `rank_items`; candidates of which a model knows nothing come last in that order.
 6. Jaccard asks for one list: items by the number of users, among all who were there before the window, in whose top
    10 they stand. These numbers are the row's predictions too.
@@ -280,14 +280,13 @@ def _user_neighbours(window: Window, k: int) -> Scores:
 
 def _next_item(kind, window: Window, setting: dict, seed: int, stop_early: bool) -> tuple[Scores, dict[str, int]]:
     sequences = item_sequences(window.past, window.items)
-    known, has_biases = torch.from_numpy(np.diff(window.had.indptr) > 0), kind is not SASRec
+    known = torch.from_numpy(np.diff(window.had.indptr) > 0)
     histories = torch.zeros(len(window.users), sequences.shape[1], dtype=torch.int64)
     histories[known] = sequences  # both by user id
     fit, validation = dict(FIT), None
     if stop_early:
         row, column = (torch.from_numpy(values.astype(np.int64)) for values in window.has.nonzero())
-        wanted = known[row] | has_biases
-        validation = histories[row[wanted]], column[wanted] + 1
+        validation = histories[row[known[row]]], column[known[row]] + 1
     else:
         fit["epochs"] = setting.pop("epochs")
     torch.manual_seed(seed)
@@ -296,7 +295,7 @@ def _next_item(kind, window: Window, setting: dict, seed: int, stop_early: bool)
 
     def scores(users: slice) -> np.ndarray:
         found = model.scores(histories[users])[:, 1:].numpy()
-        return found if has_biases else np.where(known[users, None].numpy(), found, _popular(window, users))
+        return np.where(known[users, None].numpy(), found, _popular(window, users))
 
     return scores, {"epochs": result.best_epoch}
 

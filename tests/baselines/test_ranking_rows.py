@@ -73,10 +73,11 @@ def test_user_neighbours_by_hand():
     np.testing.assert_allclose(nearest(slice(1, 2)), [[half, half, 0, 0]], atol=1e-6)
 
 
-def test_sasrec_knows_nothing_of_users_without_history():
+@pytest.mark.parametrize("name", rankings.NEXT_ITEM)
+def test_next_item_models_know_nothing_of_users_without_history(name):
     """u4 is new and gets what is popular; the others get what the model says, in which no two scores are equal."""
     setting = {"dim": 8, "dropout": 0.0, "epochs": 1}
-    scores, _ = fit_scores("sasrec", Window.of(by_hand(), 2), setting, seed=0)
+    scores, _ = fit_scores(name, Window.of(by_hand(), 2), setting, seed=0)
     found = scores(slice(0, 4))
     assert found[3].tolist() == [2, 2, 0, 0]
     assert all(len(set(row)) == 4 for row in found[:3].tolist())
