@@ -42,22 +42,33 @@ PRESETS = {  # Llama shapes; Llama-3.2-1B and Llama-3-8B have these sizes
 }  # fmt: skip
 
 
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def work_parser(description: str) -> argparse.ArgumentParser:
+    """Options of the work itself, which benchmarks/two_ranks.py has too."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", choices=PRESETS, default="tiny")
     parser.add_argument("--prompt_length", type=int, default=64, help="tokens")
     parser.add_argument("--response_length", type=int, default=32, help="tokens")
     parser.add_argument("--batch_size", type=int, default=32, help="completions per rollout and per optimizer step")
-    parser.add_argument("--micro_batch_size", type=int, default=32, help="completions per forward and backward pass")
     parser.add_argument("--episodes", type=int, default=192)
     parser.add_argument("--epochs", type=int, default=2, help="passes over each rollout (2 in ExpCTR, 4 in TRL)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--gradient_checkpointing", action="store_true")
+    parser.add_argument("--output", type=Path, default=None, help="JSON file for every figure")
+    return parser
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = work_parser(__doc__)
+    parser.add_argument("--micro_batch_size", type=int, default=32, help="completions per forward and backward pass")
     parser.add_argument("--sides", nargs="+", choices=("trl", "rlrec"), default=["trl", "rlrec"])
     parser.add_argument("--trl_dir", type=Path, default=None, help=f"folder with TRL {TRL_WITH_PPO}; default: pip")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file for every figure")
     parser.add_argument("--child", choices=("trl", "rlrec", "count"), help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.batch_size % options.micro_batch_size:
+        parser.error(
+            f"--batch_size {options.batch_size} is no multiple of --micro_batch_size {options.micro_batch_size}"
+        )
+    return options
 
 
 # -- one run, in its own process --------------------------------------------------------------------------------------

@@ -18,23 +18,13 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
-from measured import ratios, spread, tell
-from ppo_vs_trl import PRESETS, run_rlrec
+from measured import Shares, ratios, spread, tell
+from ppo_vs_trl import run_rlrec, work_parser
 
 
 def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--preset", choices=PRESETS, default="tiny")
-    parser.add_argument("--prompt_length", type=int, default=64, help="tokens")
-    parser.add_argument("--response_length", type=int, default=32, help="tokens")
-    parser.add_argument("--batch_size", type=int, default=32, help="completions per optimizer step, over all ranks")
-    parser.add_argument("--episodes", type=int, default=192)
-    parser.add_argument("--epochs", type=int, default=2, help="passes over each rollout")
-    parser.add_argument("--repeats", type=int, default=3, help="runs of each number of ranks")
-    parser.add_argument("--gradient_checkpointing", action="store_true")
-    parser.add_argument("--output", type=Path, default=None, help="JSON file for every figure")
+    parser = work_parser(__doc__)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -46,7 +36,7 @@ def run_child(options) -> None:
     torch.set_num_threads(1)
     ranks, share = int(os.environ.get("WORLD_SIZE", 1)), copy.copy(options)
     share.batch_size = share.micro_batch_size = options.batch_size // ranks
-    seconds, cpu_seconds = run_rlrec(share)
+    seconds, cpu_seconds = run_rlrec(share, Shares())
     if int(os.environ.get("RANK", 0)) == 0:
         figures = {"ranks": ranks, "episodes_per_second": options.episodes / seconds, "busy": cpu_seconds / seconds}
         print("FIGURES " + json.dumps(figures), flush=True)

@@ -150,19 +150,9 @@ class PPORun(Run):
     trainer_settings = (
         *OPTIMIZER_SETTINGS,
         *("generation_batch_size", "num_generations", "num_iterations", "max_completion_length", "temperature"),
-        *(
-            "top_k",
-            "top_p",
-            "beta",
-            "gamma",
-            "lam",
-            "reward_clip",
-            "reward_weights",
-            "normalize_rewards",
-            "baseline",
-            "loss_type",
-        ),
-        *("vf_coef", "ref_policy", "epsilon", "cliprange_value", "value_learning_rate", "whiten_advantages"),
+        *("top_k", "top_p", "beta", "gamma", "lam", "reward_clip", "reward_weights", "normalize_rewards"),
+        *("baseline", "loss_type", "vf_coef", "ref_policy", "epsilon", "cliprange_value", "value_learning_rate"),
+        "whiten_advantages",
     )
 
     def __init__(

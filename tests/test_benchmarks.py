@@ -3,6 +3,8 @@
 import importlib
 import importlib.util
 import json
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -90,3 +92,22 @@ def test_shares_of_the_peak_by_hand(module):
     shares = module("ppo_vs_trl").shares_of_peak
     assert shares([run, {"failed": "killed"}], counted, options) == {"whole run": [0.4], "updates": [0.25]}
     assert shares([run], {"failed": "killed"}, options) == {}
+
+
+@pytest.mark.parametrize(
+    "command", [("two_ranks.py", "--child"), ("ppo_vs_trl.py", "--child", "count", "--micro_batch_size", "1")]
+)
+def test_a_few_real_episodes(command):
+    """What the suite starts in processes of their own ends with its figures."""
+    script, *options = command
+    small = ["--episodes", "4", "--batch_size", "2", "--prompt_length", "4", "--response_length", "2", "--epochs", "1"]
+    arguments = [sys.executable, FOLDER / script, *options, *small]
+    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+    told = next(line for line in run.stdout.splitlines() if line.startswith("FIGURES "))
+    figures = json.loads(told.removeprefix("FIGURES "))
+    if script == "two_ranks.py":
+        assert figures["ranks"] == 1
+        assert figures["episodes_per_second"] > 0
+    else:
+        assert 0 < figures["operations_of_updates"] < figures["operations"]
