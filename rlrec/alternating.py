@@ -44,12 +44,19 @@ class PolicyStage:
             DamagedFile: it is, but a file that it left is not what was written.
         """
         path = self.folder / "done.json"
-        if path.is_file() and (problem := changed_file(self.folder, read_json(path).get("files", {}))):
+        if not path.is_file():
+            return False
+        said = read_json(path)
+        if isinstance(said, dict) and isinstance(said.get("files"), dict):
+            problem = changed_file(self.folder, said["files"])
+        else:
+            problem = "done.json does not name the stage's files"
+        if problem:
             raise DamagedFile(
                 f"{self.folder} is finished, but its {problem}: put back a copy, or delete {path} to write it again "
                 "from the last checkpoint."
             )
-        return path.is_file()
+        return True
 
     @property
     def adapter(self) -> Path:

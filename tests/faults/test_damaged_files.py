@@ -123,6 +123,10 @@ def test_a_finished_stage_with_a_damaged_adapter(tmp_path):
         finish_stage(stage, tiny.trainer(tmp_path, **settings))
         assert stage.done
         assert weights.read_bytes() == before
+    for said in ("{}", "[]", '{"files": 3}'):
+        (tmp_path / "done.json").write_text(said)
+        with pytest.raises(DamagedFile, match=r"is finished, but its done\.json "):
+            stage.done  # noqa: B018
 
 
 def test_damaged_prepared_data_on_the_command_line(tmp_path, monkeypatch, capsys):
