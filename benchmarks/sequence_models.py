@@ -67,8 +67,9 @@ class OfEncoder(nn.Module):
         self.fields = [user, item]
         self.is_gru = name.startswith("gru4rec")
         if self.is_gru:
-            options = {"dims": [1], "num_layers": 2 if name.endswith("2_layers") else 1}
-            self.encoder = GRU4Rec([user], [history], [item], [item], options).gru
+            self.encoder = GRU4Rec([user], [history], [item], [item], {"dims": [1]}).gru
+            if not name.endswith("2_layers"):  # theirs has two: its option num_layers fails in its MLP (0.9.0)
+                self.encoder = nn.GRU(DIM, DIM, num_layers=1, batch_first=True, bias=False)
         else:
             own = [SequenceFeature("seq", 2, DIM, pooling="concat")] * 3  # its item table is not used
             self.encoder = SASRec(own, max_len=LENGTH, dropout_rate=0.0, num_blocks=2, num_heads=1)

@@ -7,6 +7,7 @@ the file, and the file over the defaults. Unknown keys fail, with the nearest kn
 import contextlib
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 import transformers
 import yaml
+from accelerate import PartialState
 from trl import TrlParser
 
 from rlrec.configs import load_config, packaged_configs
@@ -193,6 +195,7 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
             parsed = parser.parse_args_and_config(["--config", file.name, *arguments])
         if not any(getattr(part, "allow_custom_rewards", False) for part in parsed):
             _check_rewards(values, arguments, name)
+        _check_processes()
         return parsed
     except (ValueError, OSError) as error:
         parser.error(error)
@@ -236,6 +239,16 @@ def _check_known(key: str, known: Sequence[str], where: str) -> None:
     if key not in known:
         near = difflib.get_close_matches(key, known, 1)
         raise ValueError(f"Unknown key {key!r} in the {where}" + (f"; did you mean {near[0]!r}?" if near else "."))
+
+
+def _check_processes() -> None:
+    """Refuse processes that do not know of each other: each would be the main one and write its files."""
+    started, joined = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
+    if joined != started:
+        raise ValueError(
+            f"{started} processes were started, and work together as {joined}: add --use_cpu true where they run on "
+            "CPUs, or start one process."
+        )
 
 
 def _check_rewards(values: dict, arguments: Sequence[str], where: str) -> None:

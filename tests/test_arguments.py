@@ -50,6 +50,14 @@ def test_command_line_beats_file_beats_default(write):
     assert parse("--hue=pink", "--config", path).hue == "pink"
 
 
+def test_processes_that_do_not_know_of_each_other(monkeypatch, capsys, write):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit) as stopped:
+        parse("--config", write("hue: blue"))
+    assert stopped.value.code == 2
+    assert "2 processes were started, and work together as 1: add --use_cpu true" in capsys.readouterr().err
+
+
 def test_the_default_configuration_is_a_packaged_one():
     parts = parse_arguments((ExpCTRArguments, DataArguments, PolicyArguments, PPOConfig), "expctr/smoke", [])
     assert (parts[1].num_users, parts[3].output_dir) == (160, "runs/expctr-smoke")
