@@ -244,7 +244,7 @@ def _check_known(key: str, known: Sequence[str], where: str) -> None:
 def _check_processes() -> None:
     """Refuse processes that do not know of each other: each would be the main one and write its files."""
     started, joined = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
-    if joined != started:
+    if joined < started:
         raise ValueError(
             f"{started} processes were started, and work together as {joined}: add --use_cpu true where they run on "
             "CPUs, or start one process."

@@ -111,3 +111,10 @@ def test_a_few_real_episodes(command):
         assert figures["episodes_per_second"] > 0
     else:
         assert 0 < figures["operations_of_updates"] < figures["operations"]
+
+
+def test_every_peer_of_the_sequence_models_can_be_built(module):
+    benchmark = module("sequence_models")
+    sizes = {"num_users": 3, "num_items": 5}
+    layers = {name: benchmark.rechub_model(name, sizes) for name in benchmark.RECHUB}
+    assert [layers[name].encoder.num_layers for name in ("gru4rec", "gru4rec_2_layers")] == [1, 2]
