@@ -166,7 +166,7 @@ def test_controls_of_the_finished_run(finished, capsys):
     assert found["as it is", llm, "as trained"]["value"] == pytest.approx(recorded["rows"]["expctr_llm"]["auc"])
     shuffled = found["explanations of another user", llm, "as trained"]["value"]
     assert shuffled == pytest.approx(recorded["controls"]["shuffled_explanations"]["auc"])
-    retrained = found["shuffled labels, policy retrained", llm, "as trained"]["value"]
+    retrained = found["shuffled labels, policy retrained", llm, "refitted"]["value"]
     assert retrained == pytest.approx(recorded["controls"]["shuffled_labels"]["auc"])
     assert {("verdict masked", llm, "as trained"), ("verdict masked", deepfm, "refitted")} <= set(found)
     assert {("frozen recommender", deepfm, "as trained"), ("sentiment alone", deepfm, "refitted")} <= set(found)

@@ -12,6 +12,7 @@ from rlrec.controls import (
     OPINIONS,
     ORIGINAL,
     OTHERS,
+    REFITTED,
     SENTIMENT,
     SHUFFLED_LABELS,
     TITLE,
@@ -87,16 +88,16 @@ class ReopenedExpCTR(ExpCTRRun):
         original = self.written.margins[is_test, 0]
         rows, notes = [], []
 
-        def add(control, margins, reader=SCORER, against=original, **more):
+        def add(control, margins, reader=SCORER, way=TRAINED, against=original, **more):
             found = measured(("auc",), labels, None, np.asarray(margins, dtype=float), against, users)
-            rows.append({"control": control, "reader": reader, "way": TRAINED, "metrics": found, **more})
+            rows.append({"control": control, "reader": reader, "way": way, "metrics": found, **more})
 
         add(ORIGINAL, original, against=None)
         add(OTHERS, self.written.margins[self.partners, 0][is_test], chance=True)
         add(SENTIMENT, [sentiment(text) for text in texts], "the number itself")
         if (self.output / "explanations" / "shuffled_labels.parquet").is_file():
             permuted = self._read("shuffled_labels").margins[is_test, 0]
-            add(f"{SHUFFLED_LABELS}, policy retrained", permuted, chance=True)
+            add(f"{SHUFFLED_LABELS}, policy retrained", permuted, way=REFITTED, chance=True)
         else:
             notes.append(
                 "The policy was not retrained on permuted labels; the recipe does that with --shuffled_labels."
