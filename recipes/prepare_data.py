@@ -17,11 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from pathlib import Path
 
 from rlrec.data import DATASETS, DataError, PreparedDataset, prepare
 from rlrec.data.douban import PERIOD
 from rlrec.data.download import AMAZON_URLS, download
 from rlrec.data.kuairec import LIKED
+from rlrec.files import storage_problem
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -130,6 +132,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"[{time.monotonic() - start:6.1f} s] {message}", flush=True)
 
     try:
+        if Path(options.output_dir).is_file():
+            raise DataError(f"--output_dir {options.output_dir} is a file; give a folder.")
         if options.download:
             if options.raw_dir is None:
                 raise DataError("--download needs --raw_dir, the folder to download into.")
@@ -162,10 +166,13 @@ def main(arguments: list[str] | None = None) -> None:
             seed=options.seed,
             progress=progress,
         )
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    progress(f"writing {options.output_dir}")
-    prepared.write(options.output_dir)
+        progress(f"writing {options.output_dir}")
+        prepared.write(options.output_dir)
+    except Exception as error:
+        told = error if isinstance(error, DataError) else storage_problem(error)
+        if told is None:
+            raise
+        sys.exit(f"error: {told}")
     progress("done")
     print(summary(prepared))
 

@@ -6,6 +6,7 @@ that is not from its newest complete checkpoint, which lies on a rollout boundar
 """
 
 import copy
+import gc
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -108,11 +109,14 @@ def train_policy_stage(
         processing_class=tokenizer,
         callbacks=[ExplanationRecorder(round=round)],
     )
+    del policy  # `finish_stage` lets go of the trainer's
     return finish_stage(stage, trainer)
 
 
 def finish_stage(stage: PolicyStage, trainer: WholeCheckpoints) -> PolicyStage:
     """Train from the newest whole checkpoint, or from the start, to the end; leave adapter and log history.
+
+    The trainer is empty afterwards: the next stage loads a policy of its own, and two do not fit on every GPU.
 
     Raises:
         SystemExit: a signal has stopped the training.
@@ -136,7 +140,8 @@ def finish_stage(stage: PolicyStage, trainer: WholeCheckpoints) -> PolicyStage:
         leave_server(trainer.vllm_generation)
     unset_hf_deepspeed_config()  # under ZeRO-3, what is loaded next is no trainer's yet, and must be whole
     trainer.accelerator.free_memory()
-    trainer.model = trainer.model_wrapped = trainer.optimizer = None
+    vars(trainer).clear()  # rewards and callbacks hold the policy too
+    gc.collect()  # it is part of cycles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return stage

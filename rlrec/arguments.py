@@ -25,6 +25,9 @@ from rlrec.configs import load_config, packaged_configs
 from rlrec.files import DamagedFile, storage_problem
 from rlrec.ppo.rewards import RewardFailure
 
+# Seconds that processes wait for each other: the main one fits recommenders, or asks an endpoint, while others wait
+PATIENCE = 24 * 3600
+
 
 @dataclass
 class DataArguments:
@@ -189,6 +192,8 @@ def parse_arguments(dataclass_types: Sequence[type], default_config: str, argume
         for argument in arguments:
             if argument.startswith("--") and argument not in ("--help", "-h"):
                 _check_known(re.sub(r"^no_", "", argument[2:].partition("=")[0]), known, "command line")
+        if "ddp_timeout" in known:
+            values.setdefault("ddp_timeout", PATIENCE)
         with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
             yaml.safe_dump(values, file)
             file.flush()

@@ -20,7 +20,7 @@ from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data import PreparedDataset, prepare
 from rlrec.data.prompts import category_words
 from rlrec.encoders import TextEncoder
-from rlrec.files import read_json
+from rlrec.files import noted_checksum, read_json
 from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import Grammar, TinyConfig
 from rlrec.ppo import PPOConfig
@@ -30,7 +30,14 @@ from rlrec.results import to_json, write_log_history, write_predictions, write_r
 OPTIMIZER_SETTINGS = (
     *("learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16"),
     *("adam_beta1", "adam_beta2", "adam_epsilon", "max_steps", "per_device_train_batch_size"),
-    "gradient_accumulation_steps",
+    *("gradient_accumulation_steps", "lr_scheduler_kwargs", "optim_args", "neftune_noise_alpha"),
+)
+# Of the settings that a trainer adds to transformers' own: where and how it runs, what it prints, when it gives up
+WITHOUT_EFFECT = (
+    *("use_vllm", "vllm_mode", "vllm_server", "vllm_group", "vllm_gpu", "vllm_tensor", "vllm_model_impl"),
+    *("vllm_enable_sleep", "use_transformers_", "transformers_continuous", "ds3_", "cache_implementation"),
+    *("log_", "num_completions_to_print", "dataset_num_proc", "activation_offloading", "model_init_kwargs"),
+    *("on_reward_error", "reward_failure_budget", "reward_timeout"),
 )
 OWN_BASE = ("policy", "policy_words")  # encoders that are the policy's own base
 
@@ -71,9 +78,17 @@ class Run:
         return asdict(self.arguments) | asdict(self.policy_arguments) | trainer
 
     def claim_folder(self) -> None:
-        """Note the settings in the output folder, or check that the run which began there had the same ones."""
-        settings = self.hyperparameters | asdict(self.data_arguments) | {"seed": self.seed}
+        """Note settings and data in the output folder, or check that the run which began there had the same ones."""
+        settings = training_settings(self.config) | self.hyperparameters | asdict(self.data_arguments)
+        settings |= {"seed": self.seed, **self._data_checksums()}
         claim_folder(self.output, {name: value for name, value in settings.items() if name not in self.evaluation})
+
+    def _data_checksums(self) -> dict[str, str]:
+        """Of the prepared dataset's files: their folder may hold other data when the run goes on."""
+        folder = self.data_arguments.data_dir
+        files = [] if folder is None else [Path(folder) / f"{name}.parquet" for name in ("interactions", "items")]
+        found = {f"data_dir/{file.name}": noted_checksum(file) for file in files}
+        return {name: checksum for name, checksum in found.items() if checksum is not None}
 
     @property
     def shares_base(self) -> bool:
@@ -243,8 +258,8 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
         if not path.is_file():
             write_text_atomic(path, to_json(settings) + "\n")
     before = read_json(path)
-    # Earlier versions noted fewer settings.
-    changed = [name for name in sorted(before) if before[name] != settings.get(name)]
+    # Other versions, of this package and of TRL, have fewer settings or more
+    changed = [name for name in sorted(before.keys() & settings.keys()) if before[name] != settings[name]]
     if changed:
         name = changed[0]
         others = f" (and {len(changed) - 1} more settings differ)" if len(changed) > 1 else ""
@@ -252,6 +267,14 @@ def claim_folder(folder: Path, settings: Mapping) -> None:
             f"{folder} holds a run with {name} = {before.get(name)!r}, not {settings.get(name)!r}{others}; give "
             "another --output_dir, or delete that folder."
         )
+
+
+def training_settings(config: TrainingArguments) -> dict:
+    """What of a trainer's configuration changes what is trained, whatever its class adds to transformers' among it."""
+    shared = {field.name for field in dataclasses.fields(TrainingArguments)}
+    own = (field.name for field in dataclasses.fields(config) if field.name not in shared)
+    names = (*OPTIMIZER_SETTINGS, *(name for name in own if not name.startswith(WITHOUT_EFFECT)))
+    return {name: getattr(config, name) for name in names}
 
 
 def load_prepared(arguments: DataArguments, seed: int, progress=print, **options) -> PreparedDataset:

@@ -78,6 +78,12 @@ def replacing(path: str | os.PathLike, checksum: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)  # a full disk is not made fuller
 
 
+def noted_checksum(path: str | os.PathLike) -> str | None:
+    """The checksum that was noted beside a file when it was written; None where there is none."""
+    beside = _checksum_file(Path(path))
+    return beside.read_text(encoding="utf-8").partition(" ")[0] if beside.is_file() else None
+
+
 def check(path: str | os.PathLike) -> Path:
     """The path of a file that is what was written, as far as its checksum tells.
 
@@ -85,13 +91,12 @@ def check(path: str | os.PathLike) -> Path:
         DamagedFile: it is not.
     """
     path, before = Path(path), None
-    beside = _checksum_file(path)
-    while beside.is_file() and path.is_file():
-        expected = beside.read_text(encoding="utf-8").partition(" ")[0]
+    while path.is_file() and (expected := noted_checksum(path)) is not None:
         if sha256(path) == expected:
             break
         if expected == before:  # not one that was replaced in between
-            raise DamagedFile(f"{path} is damaged: its checksum is not the one in {beside.name}; {REMEDY}")
+            beside = _checksum_file(path).name
+            raise DamagedFile(f"{path} is damaged: its checksum is not the one in {beside}; {REMEDY}")
         before = expected
     return path
 

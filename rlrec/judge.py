@@ -12,10 +12,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import polars as pl
-
 from rlrec.asking import Endpoint, LocalModel
 from rlrec.evaluation.judge import DIMENSIONS, KEY_VARIABLE, judge
+from rlrec.files import read_frame
 from rlrec.results import to_json, write_parquet_atomic, write_text_atomic
 from rlrec.tables import markdown_table
 
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if not file.is_file():
             raise FileNotFoundError(f"There is no {file}; give the output folder of a finished run.")
-        frame = pl.read_parquet(file)
+        frame = read_frame(file)
         if parsed.rows is not None and parsed.rows < frame.height:
             frame = frame.sample(parsed.rows, seed=parsed.seed)
         if parsed.local is not None:

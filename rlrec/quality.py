@@ -29,6 +29,7 @@ from rlrec.evaluation.aspects import (
 from rlrec.evaluation.parses import parse_with_spacy, read_conllu
 from rlrec.evaluation.text import explanation_quality
 from rlrec.evaluation.window import window_terms
+from rlrec.files import read_frame
 from rlrec.results import to_json, write_text_atomic
 from rlrec.tables import markdown_table
 
@@ -45,7 +46,7 @@ def read_explanations(path: str | Path, columns: Sequence[str] = ()) -> tuple[pl
     file = path / "predictions.parquet" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"There is no {file}; give the output folder of a finished run, or a .parquet file.")
-    frame = pl.read_parquet(file)
+    frame = read_frame(file)
     columns = list(columns) or [name for name in frame.columns if name.startswith("explanation_")]
     missing = [name for name in (*KEYS, *columns) if name not in frame.columns]
     if missing or not columns:
@@ -72,7 +73,7 @@ def find_reviews(frame: pl.DataFrame, reviews: str | Path | None = None) -> list
         file = Path(reviews) / "interactions.parquet" if Path(reviews).is_dir() else Path(reviews)
         if not file.is_file():
             raise FileNotFoundError(f"There is no {file}; give the folder of a prepared dataset.")
-        source = pl.read_parquet(file)
+        source = read_frame(file)
     missing = [name for name in (*KEYS, "review") if name not in source.columns]
     if missing:
         raise ValueError(

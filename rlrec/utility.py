@@ -28,6 +28,7 @@ import torch
 
 from rlrec.data.schema import PreparedDataset
 from rlrec.evaluation.utility import MASK, mask_title, names_title
+from rlrec.files import read_frame
 from rlrec.recommenders import EER, FitResult, SASRec, Vocabulary, fit_explained
 from rlrec.recommenders.base import indices, padded_indices, require_columns
 from rlrec.recommenders.explanation_enhanced import memory_line
@@ -206,7 +207,7 @@ def read_texts(run_dir: str | Path) -> tuple[pl.DataFrame, list[str]]:
     if not long.is_file() and not wide.is_file():
         raise FileNotFoundError(f"There is no {long} and no {wide}; give the output folder of a finished run.")
     file = long if long.is_file() else wide
-    frame = pl.read_parquet(file)
+    frame = read_frame(file)
     if missing := [name for name in KEYS if name not in frame.columns]:
         raise ValueError(
             f"{file} has no column {', '.join(missing)}: its explanations belong to no user's next item, so their "
@@ -240,7 +241,7 @@ def read_samples(run_dir: Path, arguments: argparse.Namespace, texts: pl.DataFra
     if arguments.data is not None:
         samples = explained_samples(texts, PreparedDataset.load(arguments.data), arguments.ground_truth)
     elif file.is_file():
-        samples = pl.read_parquet(file)
+        samples = read_frame(file)
         require_columns(samples, [*SAMPLE_COLUMNS, "ground_truth"])
     else:
         raise FileNotFoundError(

@@ -54,13 +54,17 @@ def train(folder, policies: Policies, rows: list[dict], cut_off=None, load_polic
             raise KeyboardInterrupt
         return length(completions, **columns)
 
+    def rewards_that_share_the_base(policy):
+        reward.policy = policy
+        return [reward]
+
     reward.__name__ = "length"
     return train_policy_stage(
         folder,
         load_policy=load_policy or policies.load,
         tokenizer=policies.tokenizer,
         dataset=Dataset.from_list(rows[:64]),
-        make_rewards=lambda policy: [reward],
+        make_rewards=rewards_that_share_the_base,
         config=config(folder, batch_size),
         num_train_epochs=1,
         round=3,

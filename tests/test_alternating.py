@@ -1,6 +1,8 @@
 """Stages: trained, skipped when done, resumed where they were cut off; the same on two ranks."""
 
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import polars as pl
@@ -65,6 +67,22 @@ def test_a_finished_stage_is_not_trained_again(finished, train):
     before = sorted((path, path.stat().st_mtime_ns) for path in finished.folder.rglob("*"))
     assert train(finished.folder, load_policy=refuse) == finished
     assert sorted((path, path.stat().st_mtime_ns) for path in finished.folder.rglob("*")) == before
+
+
+def test_a_stage_lets_go_of_its_policy(train, small_policies, tmp_path):
+    loaded = []
+
+    def load():
+        policy = small_policies.load()
+        loaded.append(weakref.ref(policy))
+        return policy
+
+    gc.disable()  # a policy that waits for the collector is in memory when the next one is loaded
+    try:
+        train(tmp_path, load_policy=load)
+        assert [policy() for policy in loaded] == [None]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("cut_off", [1, 3])

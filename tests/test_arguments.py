@@ -50,6 +50,16 @@ def test_command_line_beats_file_beats_default(write):
     assert parse("--hue=pink", "--config", path).hue == "pink"
 
 
+def test_processes_wait_for_a_day_unless_told_otherwise(write):
+    def timeout(text, *arguments):
+        settings = write(f"output_dir: out\nreport_to: none\n{text}")
+        return parse_arguments([PPOConfig], "expctr/smoke", ["--config", settings, *arguments])[0].ddp_timeout
+
+    assert timeout("") == 24 * 3600
+    assert timeout("ddp_timeout: 60") == 60
+    assert timeout("ddp_timeout: 60", "--ddp_timeout", "90") == 90
+
+
 def test_processes_that_do_not_know_of_each_other(monkeypatch, capsys, write):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SystemExit) as stopped:

@@ -122,7 +122,7 @@ def test_finished_rows_stay_and_damaged_ones_are_made_anew(finished, monkeypatch
     assert (folder / "tallrec" / "results.json").stat().st_mtime_ns == before["tallrec"]
 
 
-def test_ratings(tmp_path, monkeypatch):
+def test_ratings(tmp_path, monkeypatch, capsys):
     """RecPIE's samples, and every kind of row that Table 2 has here."""
     wanted = ["ncf", "din", "unisrec", "peter", "tallrec"]
     recipe(monkeypatch, *RECPIE, "--rows", *wanted, "--output_dir", tmp_path / "run", module=baselines)
@@ -134,6 +134,9 @@ def test_ratings(tmp_path, monkeypatch):
         scores = predictions[f"score_{row}"]
         assert metrics["rmse"] == pytest.approx((scores - predictions["target"]).pow(2).mean() ** 0.5)
     assert results["details"]["tuning"]["tallrec"]["chosen"] == {"learning_rate": 4e-3}
+    other = [*RECPIE, "--rows", "ncf", "--output_dir", tmp_path / "run", "--training_fraction", "0.5"]
+    error = assert_refused(monkeypatch, capsys, *other, module=baselines)
+    assert "holds a run with training_fraction = 1.0, not 0.5; give another --output_dir" in error
 
 
 def test_the_systems_own_folder_is_left_alone(tmp_path, monkeypatch):

@@ -5,10 +5,11 @@ import json
 
 import pytest
 
-from rlrec.arguments import DataArguments
+from rlrec.arguments import DataArguments, PolicyArguments
 from rlrec.data.simulated import simulate
+from rlrec.expctr import ExpCTRArguments
 from rlrec.expctr.run import load_samples
-from rlrec.experiment import PPORun, claim_folder
+from rlrec.experiment import PPORun, Run, claim_folder, training_settings
 from rlrec.ppo import PPOConfig
 from rlrec.seller.run import SELLERRun
 from rlrec.seller.trainer import SELLERConfig
@@ -60,6 +61,47 @@ def test_settings_that_an_earlier_version_did_not_note(tmp_path):
     claim_folder(tmp_path, {"beta": 0.05, "top_k": 0})
     with pytest.raises(ValueError, match=r"holds a run with beta = 0\.05, not 0\.1"):
         claim_folder(tmp_path, {"beta": 0.1, "top_k": 0})
+
+
+def test_settings_that_another_version_had(tmp_path):
+    claim_folder(tmp_path, {"beta": 0.05, "gone": 1})
+    claim_folder(tmp_path, {"beta": 0.05})
+
+
+def test_whatever_a_trainer_adds_is_compared(tmp_path):
+    config = PPOConfig(str(tmp_path), report_to=[], epsilon_high=0.3, generation_kwargs={"min_length": 3})
+    settings = training_settings(config)
+    assert (settings["epsilon_high"], settings["generation_kwargs"]) == (0.3, {"min_length": 3})
+    assert {"min_p", "repetition_penalty", "delta", "mask_truncated_completions", "gamma", "learning_rate"} <= {
+        *settings
+    }
+    assert not {"log_completions", "vllm_server_port", "reward_timeout", "output_dir", "save_steps"} & {*settings}
+    assert {"explanation_share", "projection_hidden_size"} <= {
+        *training_settings(TRAILConfig(str(tmp_path), report_to=[]))
+    }
+    claim_folder(tmp_path / "run", settings)
+    with pytest.raises(ValueError, match=r"holds a run with epsilon_high = 0\.3, not None"):
+        claim_folder(
+            tmp_path / "run",
+            training_settings(PPOConfig(str(tmp_path), report_to=[])) | {"generation_kwargs": {"min_length": 3}},
+        )
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+    data = DataArguments(data_dir=str(tmp_path / "data"))
+
+    def claim():
+        config = PPOConfig(str(tmp_path / "run"), report_to=[])
+        Run(ExpCTRArguments(), data, PolicyArguments(), config).claim_folder()
+
+    simulate(**SIZE, seed=0).write(data.data_dir)
+    claim()
+    claim()
+    simulate(**SIZE, seed=1).write(data.data_dir)
+    with pytest.raises(
+        ValueError, match=r"holds a run with data_dir/interactions\.parquet = .* \(and 1 more settings"
+    ):
+        claim()
 
 
 def test_what_changes_the_weights_is_among_the_settings():

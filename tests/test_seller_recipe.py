@@ -177,6 +177,7 @@ def test_an_adapter_of_another_base_is_refused(finished, monkeypatch, capsys, tm
         (["--category_threshold", "0"], "category_threshold 0.0, but all must be above 0."),
         (["--prompt_style", "paper"], "the embedded LLM reads compact prompts"),
         (["--bertscore_model", "no/such/folder"], "no/such/folder is not a folder with safetensors"),
+        (["--eer_rank", "65"], "eer_rank is 65, but must be from 1 to 64, the EER's width."),
         (["--num_held_out", "0"], "num_held_out is 0, but must be at least 1."),
     ],
 )

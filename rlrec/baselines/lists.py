@@ -13,6 +13,7 @@ class RankingBaselines(Baselines):
 
     system = "trail"
     names = ROWS
+    system_settings = ("window_days", "cold", "validation_windows", "test_windows")
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

@@ -47,6 +47,7 @@ class RatingBaselines(Baselines):
 
     system = "recpie"
     names = (*MODELS, "peter", "tallrec", *aspects.ROWS)
+    system_settings = ("training_fraction", "objective", "encoder")
 
     def __init__(self, *arguments):
         super().__init__(*arguments)

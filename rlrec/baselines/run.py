@@ -61,6 +61,7 @@ class Baselines(Run):
 
     names: tuple[str, ...] = ()
     evaluation = ("system", "rows", "workers", "tallrec_device_batch")
+    system_settings: tuple[str, ...] = ()  # of the system's, those that samples or rows depend on
     prepared: PreparedDataset
     samples: dict[str, pl.DataFrame]
 
@@ -84,7 +85,8 @@ class Baselines(Run):
     @property
     def hyperparameters(self) -> dict:
         """What rows in one folder must have in common."""
-        return asdict(self.baselines) | asdict(self.policy_arguments)
+        shared = {name: getattr(self.arguments, name) for name in self.system_settings}
+        return shared | asdict(self.baselines) | asdict(self.policy_arguments)
 
     def begin(self) -> None:
         """Claim the folder, and find out which rows it lacks."""

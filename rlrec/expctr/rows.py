@@ -35,6 +35,8 @@ from rlrec.recommenders.fitting import MINIMUM_VALIDATION_ROWS, CrossFit
 from rlrec.recommenders.split_data import Embeddings
 from rlrec.results import write_parquet_atomic
 
+SAMPLE = ["user_id", "item_id", "split"]  # what tells one sample from another
+
 FEATURES = ("like_rate", "item_mean")
 
 
@@ -108,7 +110,7 @@ def explain(
             keep=path,
         )
         margins = [scorer.margins([t[k] for t in texts], rows).tolist() for k in range(num_explanations)]
-        frame = samples.select("user_id", "item_id", "split").with_columns(
+        frame = samples.select(SAMPLE).with_columns(
             explanation=pl.Series(texts), margin=pl.Series([list(m) for m in zip(*margins)])
         )
         if PartialState().is_main_process:
@@ -116,6 +118,11 @@ def explain(
             Unfinished.forget(path)
         PartialState().wait_for_everyone()
     frame = read_frame(path)
+    if not frame.select(SAMPLE).equals(samples.select(SAMPLE)):
+        raise ValueError(
+            f"{path} explains other samples than those of this run: the data have changed; give another --output_dir, "
+            "or delete that folder."
+        )
     return Explained(frame["explanation"].to_list(), np.array(frame["margin"].to_list()))
 
 

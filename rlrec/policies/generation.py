@@ -16,6 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from rlrec.files import read_json, replacing
 from rlrec.policies.soft_prompt import soft_prompt_of
 
+# The policy's own distribution, as in PPO's rollouts: what is not said here would come from the checkpoint's
+# generation_config.json, a penalty for words of the prompt among it
+SAMPLING = {"do_sample": True, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0}
+
 
 def tokenize_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str | list[dict]]) -> list[list[int]]:
     """Token ids of each prompt; control-token spellings inside the text stay text.
@@ -84,7 +88,7 @@ def generate_explanations(
     ids = tokenize_prompts(tokenizer, prompts)
     if soft_prompt is not None:
         ids = soft_prompt.prepend(ids, consumers)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+    sampling = SAMPLING | {"temperature": temperature}
 
     def sample(rows: list[int], **padded: torch.Tensor) -> torch.Tensor:
         sequences = model.generate(

@@ -1,11 +1,21 @@
 """One way to get a policy, embedded or from Hugging Face: a frozen base with a LoRA adapter on it."""
 
+import copy
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from accelerate import PartialState
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from rlrec.policies.tiny import Grammar, TinyConfig, load_tiny
 
@@ -49,6 +59,16 @@ class Policies:
         return has_template if wanted is None else wanted
 
 
+def check_lora(lora: LoraConfig, config: PreTrainedConfig) -> None:
+    """Raise ValueError unless the adapter fits models of this configuration; no weight is loaded or made."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        try:
+            get_peft_model(model, copy.deepcopy(lora))
+        except ValueError as error:
+            raise ValueError(f"The adapter (--lora_...) does not fit a {config.model_type} model: {error}") from error
+
+
 def embedded_policies(
     rows: Sequence[Mapping],
     catalogue: Sequence[tuple],
@@ -63,6 +83,8 @@ def embedded_policies(
     def load(progress: bool = False):
         return load_tiny(rows, catalogue, generation, ctr, grammar, config, progress=progress)
 
+    # Whatever its size, its modules have the names of any Llama's
+    check_lora(lora, LlamaConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_hidden_layers=1))
     with PartialState().main_process_first():
         _, tokenizer = load(progress=PartialState().is_main_process)
     return Policies(lambda: load()[0], tokenizer, lora)
@@ -80,6 +102,7 @@ def pretrained_policies(
     tokenizer = AutoTokenizer.from_pretrained(
         name_or_path, revision=revision, padding_side="left", trust_remote_code=False
     )
+    check_lora(lora, AutoConfig.from_pretrained(name_or_path, revision=revision, trust_remote_code=False))
     options = {"revision": revision, "dtype": dtype, "trust_remote_code": False}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation

@@ -57,7 +57,8 @@ def expected_numbers(
             model.device
         )
         positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-        logits = model(**batch, position_ids=positions).logits[:, -1].float().cpu()
+        output = model(**batch, position_ids=positions, use_cache=False, logits_to_keep=1)
+        logits = output.logits[:, -1].float().cpu()
         scores = torch.stack([logits[:, spellings].logsumexp(1) for spellings in tokens.values()], dim=1)
         out.append(scores.softmax(1) @ values)
     return torch.cat(out)

@@ -11,6 +11,7 @@ ABLATIONS = {
     "without_de": {"behaviour": False, "semantic": False},
 }
 EXPLANATION_TYPES = ("category", "intent")  # beside both, which are the table's rows (Table 4)
+SASREC_DIM = 64  # of items and users, in SASRec and in the EER
 WRITERS = ("template", "file", "model", "endpoint")
 
 
@@ -122,6 +123,8 @@ class SELLERArguments:
                      "peter_epochs", "fit_workers", "eer_epochs", "eer_batch", "eer_patience"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1.")
+        if self.eer_rank is not None and not 1 <= self.eer_rank <= SASREC_DIM:
+            raise ValueError(f"eer_rank is {self.eer_rank}, but must be from 1 to {SASREC_DIM}, the EER's width.")
         for name in ("positions", "timing_samples", "history_items"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 0.")

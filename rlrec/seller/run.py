@@ -34,7 +34,7 @@ from rlrec.recommenders.fitting import in_background
 from rlrec.recommenders.sequential import item_sequences
 from rlrec.results import to_json, write_log_history, write_parquet_atomic, write_text_atomic
 from rlrec.seller import ground_truth
-from rlrec.seller.arguments import ABLATIONS, SELLERArguments
+from rlrec.seller.arguments import ABLATIONS, SASREC_DIM, SELLERArguments
 from rlrec.seller.baselines import empty_explanations, pepler, random_explanations, xrec
 from rlrec.seller.embedded import embedded_llm
 from rlrec.seller.features import SequenceFeatures, item_states, whole_sequences
@@ -94,7 +94,9 @@ class SELLERRun(SELLERRows):
                 self.state.print(f"SASRec on {len(self.training):,} interactions")
                 set_seed(self.seed)
                 length, objective = arguments.sequence_length, arguments.sasrec_objective
-                model = SASRec(len(self.items) + 1, dim=64, max_length=length, dropout=0.2, objective=objective)
+                model = SASRec(
+                    len(self.items) + 1, dim=SASREC_DIM, max_length=length, dropout=0.2, objective=objective
+                )
                 model.to(self.state.device)
                 validation = self.samples["validation"]
                 held_out = (
@@ -256,7 +258,7 @@ class SELLERRun(SELLERRows):
         """SELLER, or what is left of it without a path or the category texts."""
         prompts = dataclasses.replace(self.prompts, vectors=behaviour + semantic, category_texts=category_texts)
         options = {"positions": self.arguments.positions, "dropout": self.arguments.adapter_dropout}
-        sizes = 64 if behaviour else None, self.semantic.shape[1] if semantic else None
+        sizes = SASREC_DIM if behaviour else None, self.semantic.shape[1] if semantic else None
 
         def build(llm: PreTrainedModel) -> InjectedLLM:
             return InjectedLLM(llm, SequenceAdapter(llm.config.hidden_size, *sizes, **options))

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from rlrec.checkpoints import WholeCheckpoints, check_checkpoint
-from rlrec.policies.generation import write_shared
+from rlrec.policies.generation import SAMPLING, write_shared
 from rlrec.policies.injection import InjectedLLM, encode_prompts
 
 # Either tensors, a row for each sample, or a function of (B,) row numbers that makes a batch's tensors
@@ -235,9 +235,9 @@ def write_texts(
                 raise ValueError(f"There are {len(prompts)} prompts, but {name} has {len(values)} rows.")
     if not prompts:
         return []
-    sampling = {"do_sample": False}
+    sampling = {"do_sample": False, "repetition_penalty": 1.0}
     if temperature > 0:
-        sampling = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0}
+        sampling = SAMPLING | {"temperature": temperature}
 
     def generate(rows: list[int], **padded: Tensor) -> Tensor:
         gathered = gather_features(features, torch.tensor(rows))

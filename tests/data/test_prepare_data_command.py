@@ -112,6 +112,15 @@ def test_errors_are_one_sentence_and_no_traceback(tmp_path, arguments, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_file_in_the_outputs_place(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(SystemExit, match=r"error: --output_dir .*out is a file; give a folder"):
+        main(["--dataset", "simulated", "--output_dir", str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match=r"error: .*Not a directory"):
+        main(["--dataset", "simulated", "--num_users", "20", "--output_dir", str(tmp_path / "out" / "below")])
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_download_from_a_file_mirror(mirror, tmp_path):
     raw, out = tmp_path / "raw", tmp_path / "out"
     arguments = ["--dataset", "ml-20m", "--raw_dir", str(raw), "--output_dir", str(out)]

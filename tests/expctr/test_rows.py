@@ -46,6 +46,10 @@ def test_explanations_are_written_once_and_read_again(small_policies, small_worl
     again = explain(lambda: 1 / 0)
     assert again.texts == first.texts
     assert (again.margins == first.margins).all()
+    samples, rows = samples.reverse(), rows[::-1]
+    with pytest.raises(ValueError, match=r"lc\.parquet explains other samples than those of this run"):
+        explain(lambda: 1 / 0)
+    samples, rows = samples.reverse(), rows[::-1]
     kept = pl.read_parquet(path)
     assert kept.select("user_id", "item_id", "split").equals(samples.select("user_id", "item_id", "split"))
     assert sorted(file.name for file in path.parent.iterdir()) == [".lc.parquet.sha256", "lc.parquet"]

@@ -20,8 +20,17 @@ from rlrec.experiment import claim_folder
 from rlrec.explanations import ExplanationStore
 from rlrec.files import DamagedFile, replacing
 from rlrec.ppo.value_head import load_value_head, save_value_head
+from rlrec.quality import read_explanations
 from rlrec.recommenders import DeepFM
-from rlrec.results import read_log_histories, read_predictions, read_results, write_log_history, write_results
+from rlrec.results import (
+    read_log_histories,
+    read_predictions,
+    read_results,
+    write_log_history,
+    write_predictions,
+    write_results,
+)
+from rlrec.utility import read_texts
 
 
 def flip(path: Path) -> None:
@@ -42,8 +51,6 @@ def store(folder: Path) -> None:
 
 
 def predictions(folder: Path) -> None:
-    from rlrec.results import write_predictions
-
     write_predictions(folder, pl.DataFrame({"user_id": ["u"], "item_id": ["i"]}), {"deepfm": [0.5]})
 
 
@@ -64,6 +71,17 @@ FILES = {
         for name in ("interactions.parquet", "items.parquet", "metadata.json")
     },
 }
+
+
+@pytest.mark.parametrize("damage", [flip, cut])
+@pytest.mark.parametrize("read", [read_explanations, read_texts])
+def test_commands_on_a_finished_run_name_what_is_damaged(read, damage, tmp_path):
+    pairs = pl.DataFrame({"user_id": ["u"], "item_id": ["i"]})
+    write_predictions(tmp_path, pairs, {}, {"expctr_llm": ["They liked it."]})
+    read(tmp_path)
+    damage(tmp_path / "predictions.parquet")
+    with pytest.raises(DamagedFile, match=r"predictions\.parquet is damaged"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("damage", [flip, cut])

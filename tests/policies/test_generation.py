@@ -66,6 +66,14 @@ def test_temperature(base, rows):
     assert write(*base, rows, temperature=1e-5, seed=1) == cold
 
 
+def test_a_checkpoints_own_sampling_does_not_count(base, rows, monkeypatch):
+    policy, tokenizer = base
+    before = write(policy, tokenizer, rows)
+    monkeypatch.setattr(policy.generation_config, "repetition_penalty", 50.0)
+    monkeypatch.setattr(policy.generation_config, "top_k", 1)
+    assert write(policy, tokenizer, rows) == before
+
+
 def test_longest_explanation(base, rows):
     short = write(*base, rows, max_new_tokens=3)
     assert all(len(base[1](own[0], add_special_tokens=False)["input_ids"]) <= 3 for own in short)

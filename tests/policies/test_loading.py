@@ -4,8 +4,9 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from tiny_hugging_face import CHAT_TEMPLATE, build_tokenizer, write_llama
+from transformers import LlamaForCausalLM
 
-from rlrec.policies.loading import Policies, pretrained_policies
+from rlrec.policies.loading import Policies, embedded_policies, pretrained_policies
 from rlrec.policies.tiny import TinyPolicy
 
 LORA = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
@@ -80,3 +81,19 @@ def test_a_missing_pad_token_is_the_end_token():
 def test_no_such_model(tmp_path):
     with pytest.raises(OSError, match="nowhere"):
         pretrained_policies(str(tmp_path / "nowhere"), LORA)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        (LoraConfig(target_modules=["query"], task_type="CAUSAL_LM"), "Target modules {'query'} not found"),
+        (LoraConfig(r=0, target_modules="all-linear", task_type="CAUSAL_LM"), "`r` should be a positive integer"),
+    ],
+)
+def test_an_adapter_that_does_not_fit_is_refused_before_a_weight_is_loaded(folder, lora, message, monkeypatch):
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", None)
+    with pytest.raises(ValueError, match=r"The adapter \(--lora_\.\.\.\) does not fit a llama model: ") as error:
+        pretrained_policies(folder, lora)
+    assert message in str(error.value)
+    with pytest.raises(ValueError, match="does not fit a llama model"):
+        embedded_policies([], [], None, None, None, None, lora)

@@ -17,7 +17,8 @@ class Certain:
 
     device = torch.device("cpu")
 
-    def __call__(self, input_ids, attention_mask, position_ids):
+    def __call__(self, input_ids, attention_mask, position_ids, use_cache, logits_to_keep):
+        assert (use_cache, logits_to_keep) == (False, 1)  # the logits of every prompt's every token do not fit a GPU
         logits = torch.zeros(*input_ids.shape, len(TOKENIZER))
         one, two = TOKENIZER.convert_tokens_to_ids(["1", "2"])
         many = input_ids == TOKENIZER.convert_tokens_to_ids("many")
