@@ -38,6 +38,7 @@ WITHOUT_EFFECT = (
     *("vllm_enable_sleep", "use_transformers_", "transformers_continuous", "ds3_", "cache_implementation"),
     *("log_", "num_completions_to_print", "dataset_num_proc", "activation_offloading", "model_init_kwargs"),
     *("on_reward_error", "reward_failure_budget", "reward_timeout"),
+    "steps_per_generation",  # generation_batch_size says it, and TRL takes one of the two
 )
 OWN_BASE = ("policy", "policy_words")  # encoders that are the policy's own base
 

@@ -170,7 +170,7 @@ def test_the_page_shows_the_runs_controls(cells, tmp_path):
     row = {"control": "verdict masked", "reader": HOSTILE, "way": "refitted", "metrics": {
         "auc": {"value": 0.625, "low": 0.5, "high": 0.75, "difference": -0.125, "difference_low": -0.25,
                 "difference_high": 0.0}}}  # fmt: skip
-    shuffled = {"control": "shuffled labels", "reader": "DeepFM", "way": "as trained", "metrics": {
+    shuffled = {"control": "shuffled labels", "reader": "DeepFM", "way": "refitted", "metrics": {
         "auc": {"value": 0.75, "low": 0.625, "high": 0.875}}}  # fmt: skip
     write_controls(tmp_path / "aug0", [row, shuffled], notes=[])
     (tmp_path / "aug2" / "controls.json").write_text('{"rows": [')
@@ -179,7 +179,7 @@ def test_the_page_shows_the_runs_controls(cells, tmp_path):
     assert page.stack == []
     assert "script" not in page.opened
     assert f"verdict masked{HOSTILE}refitted *0.625 [0.500, 0.750]-0.125 [-0.250, +0.000]" in text
-    assert "Not at chance: shuffled labels (DeepFM, as trained): AUC 0.750 [0.625, 0.875] should be 0.5." in text
+    assert "Not at chance: shuffled labels (DeepFM, refitted): AUC 0.750 [0.625, 0.875] should be 0.5." in text
     assert f"Not made yet: python recipes/controls.py {tmp_path / 'aug1'}" in text
     assert "controls.json is damaged" in text
 
