@@ -9,6 +9,7 @@ import polars as pl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
+from two_ranks import leave_together
 
 from rlrec.alternating import train_policy_stage
 from rlrec.data.prompts import PromptTemplate
@@ -92,9 +93,8 @@ def main(folder: Path) -> None:
     rank = torch.distributed.get_rank()
     (folder / f"texts{rank}.json").write_text(json.dumps(texts))
     save_file(get_peft_model_state_dict(kept[0]), folder / f"adapter{rank}.safetensors")
-    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_together()

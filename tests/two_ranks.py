@@ -1,10 +1,12 @@
 """Programs on two real processes (gloo), as `torchrun` starts them."""
 
+import gc
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from transformers import TrainerCallback
 
 
@@ -17,6 +19,17 @@ def on_two_ranks(program: str, *arguments) -> None:
         [*command, *map(str, arguments)], env=environment, capture_output=True, text=True, timeout=300
     )
     assert process.returncode == 0, process.stderr[-3000:]
+
+
+def leave_together() -> None:
+    """The end of a rank's program, its trainers being gone.
+
+    DDP's reducer holds the process group. As the last to do so, at the interpreter's end, it waits for a thread of
+    gloo, which may wait for the interpreter.
+    """
+    gc.collect()
+    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
+    torch.distributed.destroy_process_group()
 
 
 class KeepGradients(TrainerCallback):

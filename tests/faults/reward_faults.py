@@ -15,6 +15,7 @@ sys.path.extend([str(Path(__file__).parents[2]), str(Path(__file__).parents[1] /
 
 import tiny_training as tiny
 import torch
+from two_ranks import leave_together
 
 from rlrec.ppo.rewards import RewardFailure
 
@@ -105,9 +106,8 @@ def main(folder: Path) -> None:
     budget = {"on_reward_error": "mask", "reward_failure_budget": 0.1}
     seen["over budget"] = {"mask": outcome(folder, "inf", FAULTS["inf"], **budget)}
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(seen))
-    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_together()

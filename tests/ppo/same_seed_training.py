@@ -7,6 +7,7 @@ import sys
 import tiny_training as tiny
 import torch
 from safetensors.torch import save_file
+from two_ranks import leave_together
 
 ROLLOUT = 8  # completions over all ranks
 
@@ -43,4 +44,4 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     train(sys.argv[1], "greedy" in sys.argv)
     if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+        leave_together()

@@ -136,8 +136,6 @@ def _train_on_ranks(output_dir: str) -> None:
         message = str(error)
     with open(f"{output_dir}/rank{rank}.json", "w") as file:
         json.dump(message, file)
-    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
@@ -145,4 +143,7 @@ if __name__ == "__main__":
     if sys.argv[2] == "killed":
         trainer(sys.argv[1], callbacks=[Kill()], **RESUMABLE).train()
     else:
+        from two_ranks import leave_together  # on the path where torchrun starts this
+
         _train_on_ranks(sys.argv[1])
+        leave_together()

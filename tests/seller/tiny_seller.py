@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig, LlamaForCausalLM
-from two_ranks import KeepGradients
+from two_ranks import KeepGradients, leave_together
 
 from rlrec.policies.injection import PLACEHOLDER, InjectedLLM
 from rlrec.policies.sequence_adapter import SequenceAdapter
@@ -129,9 +129,8 @@ def main(folder: Path) -> None:
     (folder / f"texts{rank}.json").write_text(json.dumps(texts(trained, batch_size=5)))
     if rank == 0:
         run.state.save_to_json(str(folder / "state.json"))
-    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_together()

@@ -11,7 +11,7 @@ from peft import LoraConfig
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-from two_ranks import KeepGradients
+from two_ranks import KeepGradients, leave_together
 
 from rlrec.trail.trainer import TRAILConfig, TRAILTrainer
 
@@ -137,9 +137,8 @@ def main(folder: Path) -> None:
     save_file(parameters, folder / f"parameters{rank}.safetensors")
     if rank == 0:
         run.state.save_to_json(str(folder / "state.json"))
-    torch.distributed.barrier()  # a rank that leaves first can make gloo abort the other
-    torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    leave_together()
