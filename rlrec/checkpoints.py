@@ -46,6 +46,11 @@ class WholeCheckpoints:
             arguments["deepspeed_plugin"] = None
         return arguments
 
+    @property
+    def _engine_restores(self) -> bool:
+        """Whether DeepSpeed or FSDP reads every trained weight back, from its own files and into the split weights."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
     def resume(self):
         """Train from the newest whole checkpoint of the output folder, or from the start where there is none.
 
