@@ -46,6 +46,11 @@ class WholeCheckpoints:
             arguments["deepspeed_plugin"] = None
         return arguments
 
+    @property
+    def _engine_restores(self) -> bool:
+        """Whether DeepSpeed or FSDP reads every trained weight back, from its own files and into the split weights."""
+        return self.is_deepspeed_enabled or self.is_fsdp_enabled
+
     def resume(self):
         """Train from the newest whole checkpoint of the output folder, or from the start where there is none.
 
@@ -58,7 +63,7 @@ class WholeCheckpoints:
 
         Raises:
             DamagedFile: the checkpoint's files are not what was written, or its state is not all there.
-            ValueError: `True`, and there is no whole checkpoint.
+            ValueError: `True`, and there is no whole checkpoint; ZeRO-3 or FSDP that gathers no weights to save.
         """
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_checkpoint(self.args.output_dir, self.args.world_size)
@@ -70,10 +75,23 @@ class WholeCheckpoints:
 
     def _train_from(self, checkpoint: str | None, *args, **kwargs):
         """transformers' `train`, which leaves out what callbacks kept in the checkpoint (explanations, patience)."""
+        self._check_gathering()
         if checkpoint is not None:
             self._restore_callbacks(read_json(Path(checkpoint) / TRAINER_STATE))
             self._call_callbacks("on_resume", self.args, folder=checkpoint)
         return super().train(checkpoint, *args, **kwargs)
+
+    def _check_gathering(self) -> None:
+        """Raise ValueError where weights are split and never gathered: empty ones would be saved, or none."""
+        state, wanted = self.accelerator.state, None
+        if self.is_deepspeed_enabled:
+            zero = state.deepspeed_plugin.deepspeed_config["zero_optimization"]
+            if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+                wanted = "zero3_save_16bit_model (stage3_gather_16bit_weights_on_model_save in DeepSpeed's file) true"
+        elif self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(state.fsdp_plugin.state_dict_type):
+            wanted = "fsdp_state_dict_type FULL_STATE_DICT"
+        if wanted:
+            raise ValueError(f"The weights are split over processes and would not be saved whole: set {wanted}.")
 
     def _restore_callbacks(self, saved: dict) -> None:
         """Early stopping goes on counting; transformers' own way to do that replaces the callbacks."""

@@ -3,41 +3,19 @@
     python -m pytest -m slow tests/test_sharded_cycles.py        # ZeRO needs the deepspeed extra
 
 The command lines are those of docs/scaling.md, but for two processes instead of eight and float32 instead of bf16,
-which transformers refuses without a GPU. accelerate shards on accelerators alone, so `ON_CPU` tells each process that
-it has one, which is the CPU and talks over gloo.
+which transformers refuses without a GPU (tests/sharded_ranks.py).
 """
 
 import functools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from command_lines import ROOT
 from safetensors.torch import load_file
+from sharded_ranks import STRATEGIES, launch_sharded
 from test_recipes import NO_CONTROLS, SETTINGS, WORLD, assert_results
 
 pytestmark = pytest.mark.slow
-
-STRATEGIES = {"fsdp2": "FSDP", "deepspeed_zero2": "DEEPSPEED", "deepspeed_zero3": "DEEPSPEED"}
-ON_CPU = """
-import os
-
-if "LOCAL_RANK" in os.environ:
-    import atexit
-
-    import torch
-    from accelerate import PartialState
-    from accelerate.utils import DistributedType
-
-    def set_device(self):
-        self.device = torch.device("cpu")
-
-    PartialState._prepare_backend = lambda *arguments, **options: ("gloo", DistributedType.MULTI_GPU)
-    PartialState.set_device = set_device
-    atexit.register(lambda: print("sharded by", PartialState().distributed_type.value))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -46,22 +24,10 @@ def cycle(tmp_path_factory):
 
     @functools.cache
     def run(name: str):
-        if name.startswith("deepspeed"):
-            pytest.importorskip("deepspeed")
         folder = tmp_path_factory.mktemp(name)
-        (folder / "sitecustomize.py").write_text(ON_CPU)
-        command = ["accelerate.commands.launch", "--config_file", ROOT / "accelerate_configs" / f"{name}.yaml"]
-        command += ["--num_processes", "2", "--main_process_port", "0", "--mixed_precision", "no"]
-        command += [ROOT / "recipes" / "expctr.py", *SETTINGS, *WORLD, *NO_CONTROLS]
-        command += ["--per_device_train_batch_size", "32", "--output_dir", folder / "run"]
-        paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-        process = subprocess.run(
-            [sys.executable, "-m", *map(str, command)],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu"},
-            capture_output=True,
-            text=True,
-            timeout=1200,
-        )
+        arguments = [*SETTINGS, *WORLD, *NO_CONTROLS, "--per_device_train_batch_size", "32"]
+        recipe = ROOT / "recipes" / "expctr.py"
+        process = launch_sharded(name, folder, recipe, *arguments, "--output_dir", folder / "run")
         assert process.returncode == 0, process.stderr[-3000:]
         return folder / "run", process.stdout
 

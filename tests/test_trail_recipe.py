@@ -124,6 +124,13 @@ def test_refused(options, message, monkeypatch, capsys, tmp_path):
     )
 
 
+def test_split_weights_are_refused_before_anything_is_loaded(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(trail_run, "TRAILRun", None)
+    error = assert_refused(monkeypatch, capsys, *TRAIL, "--output_dir", tmp_path / "x", module=trail)
+    assert "which ZeRO-3 and FSDP split over processes: launch it with" in error
+
+
 @pytest.mark.parametrize(
     ("timestamp", "message"),
     [

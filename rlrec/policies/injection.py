@@ -83,6 +83,7 @@ class InjectedLLM(nn.Module):
     def __init__(self, llm: PreTrainedModel, adapter: nn.Module, inject: bool = True):
         super().__init__()
         self.llm, self.adapter, self.inject = llm.requires_grad_(False), adapter, inject
+        self._base = fingerprint(llm)  # now, because a trainer may split the weights over processes
         self.widths = nn.ModuleDict()  # a linear for each of Q, and K and V, that is not H wide
         self._sums: Mapping[str, Tensor] | None = None
         if inject:
@@ -232,25 +233,30 @@ class InjectedLLM(nn.Module):
         return nullcontext(), second
 
     # -- files --------------------------------------------------------------------------------------------------------
-    def trained_state(self) -> dict[str, Tensor]:
-        """State of the adapter and of the linears, without the LLM's."""
-        return {name: value for name, value in self.state_dict().items() if not name.startswith("llm.")}
+    def trained_state(self, state_dict: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """State of the adapter and of the linears, without the LLM's; of the whole `state_dict` where it is given."""
+        state_dict = self.state_dict() if state_dict is None else state_dict
+        return {name: value for name, value in state_dict.items() if not name.startswith("llm.")}
 
     def identity(self) -> dict:
         """What the saved weights belong to: JSON values."""
         return {
-            "base": fingerprint(self.llm),
+            "base": self._base,
             "adapter": type(self.adapter).__name__,
             "settings": getattr(self.adapter, "settings", None),
             "inject": self.inject,
         }
 
-    def save_pretrained(self, folder: str | os.PathLike) -> None:
-        """Write adapter.safetensors (adapter and linears) and adapter.json (`identity`), not the LLM."""
+    def save_pretrained(self, folder: str | os.PathLike, state_dict: Mapping[str, Tensor] | None = None) -> None:
+        """Write adapter.safetensors (adapter and linears) and adapter.json (`identity`), not the LLM.
+
+        Under ZeRO-3 and FSDP the caller's gathered `state_dict` holds the weights.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / WEIGHTS_FILE, checksum=False) as temporary:
-            save_file({name: value.cpu().contiguous() for name, value in self.trained_state().items()}, temporary)
+            weights = self.trained_state(state_dict)
+            save_file({name: value.cpu().contiguous() for name, value in weights.items()}, temporary)
         with replacing(folder / IDENTITY_FILE, checksum=False) as temporary:
             temporary.write_text(json.dumps(self.identity(), indent=1), encoding="utf-8")
 

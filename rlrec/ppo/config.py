@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate.utils import parse_flag_from_env
+from transformers import TrainingArguments
 from trl import GRPOConfig
 
 CHOICES = {
@@ -157,7 +158,7 @@ class PPOConfig(GRPOConfig):
     @property
     def splits_weights(self) -> bool:
         """Whether DeepSpeed or FSDP may split the policy's weights over processes."""
-        return bool(self.deepspeed_plugin is not None or self.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"))
+        return self.deepspeed_plugin is not None or uses_fsdp(self)
 
     def _check(self) -> None:
         for name in ("gamma", "lam", "reward_failure_budget"):
@@ -191,6 +192,11 @@ class PPOConfig(GRPOConfig):
             )
         if self.save_strategy == "steps" and self.save_steps >= 1:
             check_save_steps(int(self.save_steps), self.rollout_cycle)
+
+
+def uses_fsdp(args: TrainingArguments) -> bool:
+    """Whether FSDP is asked for, by these settings or by `accelerate launch`."""
+    return bool(args.fsdp or parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
 def check_save_steps(save_steps: int, cycle: int) -> None:

@@ -422,10 +422,10 @@ class PPOTrainer(WholeCheckpoints, GRPOTrainer):
         soft_prompt = soft.soft_prompt_of(self._causal_lm())
         if soft_prompt is not None:
             soft_prompt.check(resume_from_checkpoint)
-        if self.has_critic:
+        if self.has_critic and not self._engine_restores:
             load_value_head(self._causal_lm(), resume_from_checkpoint)
 
     def _load_best_model(self):
         super()._load_best_model()
-        if self.has_critic:
+        if self.has_critic and not self._engine_restores:
             load_value_head(self._causal_lm(), self.state.best_model_checkpoint)

@@ -91,10 +91,11 @@ class InjectedCollator:
 
 
 class SELLERTrainer(WholeCheckpoints, Trainer):
-    """Trains the adapter (and linears) of an `InjectedLLM` by eq. 12; the LLM is in no optimizer and no checkpoint.
+    """Trains the adapter (and linears) of an `InjectedLLM` by eq. 12; the LLM is in no optimizer.
 
     Rows have `prompt` (text with placeholders), `completion` (the explanation, without an end token) and `index`, the
-    sample's row in `features`. Checkpoints and `save_model` hold what `InjectedLLM.save_pretrained` writes.
+    sample's row in `features`. Checkpoints and `save_model` hold what `InjectedLLM.save_pretrained` writes; DeepSpeed
+    and FSDP put files of their own beside it in checkpoints, and those hold the LLM too.
 
     Args:
         model: its adapter is trained; any adapter.
@@ -146,14 +147,21 @@ class SELLERTrainer(WholeCheckpoints, Trainer):
     # -- checkpoints --------------------------------------------------------------------------------------------------
     def _save(self, output_dir=None, state_dict=None):
         if self.args.should_save:
-            self.accelerator.unwrap_model(self.model).save_pretrained(output_dir or self.args.output_dir)
+            model = self.accelerator.unwrap_model(self.model)
+            model.save_pretrained(output_dir or self.args.output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        self.accelerator.unwrap_model(self.model if model is None else model).load_weights(resume_from_checkpoint)
+        if self._engine_restores:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.accelerator.unwrap_model(self.model if model is None else model).load_weights(resume_from_checkpoint)
 
     def _load_best_model(self):
-        check_checkpoint(self.state.best_model_checkpoint)
-        self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
+        if self._engine_restores:
+            super()._load_best_model()
+        else:
+            check_checkpoint(self.state.best_model_checkpoint)
+            self.accelerator.unwrap_model(self.model).load_weights(self.state.best_model_checkpoint)
 
 
 def encode_rows(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from trl import SFTConfig
 
+from rlrec.ppo.config import uses_fsdp
 from rlrec.trail.similarity import ALPHA, BETA, GAMMA, SIGMA
 
 
@@ -16,7 +17,7 @@ class TRAILConfig(SFTConfig):
     transformers' `EarlyStoppingCallback(3)`, with `eval_strategy` and `load_best_model_at_end`.
 
     Raises:
-        ValueError: when a value is out of its range, or packing is asked for.
+        ValueError: when a value is out of its range, or packing, ZeRO-3 or FSDP is asked for.
 
     >>> config = TRAILConfig("out", report_to=[])
     >>> config.learning_rate, config.per_device_train_batch_size * config.gradient_accumulation_steps
@@ -93,6 +94,12 @@ class TRAILConfig(SFTConfig):
         if self.packing or self.eval_packing or self.padding_free:
             raise ValueError(
                 "packing and padding_free join samples, but each needs an embedding of its own: unset them."
+            )
+        zero3 = self.deepspeed_plugin is not None and self.deepspeed_plugin.hf_ds_config.is_zero3()
+        if zero3 or uses_fsdp(self):
+            raise ValueError(
+                "TRAIL trains the markers' rows inside of the embedding and the LM head, which ZeRO-3 and FSDP split "
+                "over processes: launch it with accelerate_configs/multi_gpu.yaml or deepspeed_zero2.yaml."
             )
         if not self.supervise and self.lambda_con == 0:
             raise ValueError("supervise=False and lambda_con=0 leave nothing to train on; switch one of them on.")

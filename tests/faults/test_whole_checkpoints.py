@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,22 @@ def left_out(folder: Path) -> tuple[str | None, list[str]]:
     sentences = []
     newest = newest_checkpoint(folder, 1, tell=sentences.append)
     return newest and Path(newest).name, sentences
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "message"),
+    [
+        ("deepspeed", {"deepspeed_config": {"zero_optimization": {"stage": 3}}}, "set zero3_save_16bit_model .* true"),
+        ("fsdp", {"state_dict_type": "StateDictType.SHARDED_STATE_DICT"}, "set fsdp_state_dict_type FULL_STATE_DICT"),
+    ],
+)
+def test_weights_that_would_not_be_saved_whole_are_refused(engine, settings, message, monkeypatch, tmp_path):
+    trainer = tiny.trainer(tmp_path)
+    plugins = SimpleNamespace(**{f"{engine}_plugin": SimpleNamespace(**settings)})
+    monkeypatch.setattr(trainer, f"is_{engine}_enabled", True)
+    monkeypatch.setattr(trainer, "accelerator", SimpleNamespace(state=plugins))
+    with pytest.raises(ValueError, match=f"would not be saved whole: {message}"):
+        trainer.resume()
 
 
 def test_a_manifest_names_every_file(trained):

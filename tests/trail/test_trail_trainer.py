@@ -359,3 +359,17 @@ def test_bad_input_is_refused(tmp_path):
 def test_bad_settings_are_refused(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         tiny.config(tmp_path, **changes)
+
+
+def test_split_weights_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` does
+    with pytest.raises(ValueError, match=r"^TRAIL trains .* which ZeRO-3 and FSDP split over processes: launch it"):
+        tiny.config(tmp_path)
+    monkeypatch.delenv("ACCELERATE_USE_FSDP")
+    pytest.importorskip("deepspeed")
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    tiny.config(tmp_path)
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    with pytest.raises(ValueError, match="which ZeRO-3 and FSDP split over processes"):
+        tiny.config(tmp_path)
