@@ -106,6 +106,7 @@ def test_a_run_killed_in_training_ends_with_the_same_rows(finished, monkeypatch,
     ("options", "message"),
     [
         (["--score", "guessed"], "score is 'guessed', but must be one of written, expected."),
+        (["--lora_target_modules", "query"], "The adapter (--lora_...) does not fit a llama model: Target modules"),
         (["--unseen_share", "2"], "unseen_share is 2.0, but must lie between 0 and 1."),
         (["--cold", "frozen"], "cold is 'frozen', but must be one of catalogue, first_window, none."),
         (["--ablations", "without_all"], "ablations names 'without_all', but must be of without_sup, without_con."),

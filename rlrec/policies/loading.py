@@ -19,6 +19,9 @@ from transformers import (
 
 from rlrec.policies.tiny import Grammar, TinyConfig, load_tiny
 
+# Of what kind the embedded policies are, whatever their size
+EMBEDDED = LlamaConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_hidden_layers=1)
+
 
 class Policies:
     """Loads the same base again and again, with a new or a trained adapter.
@@ -83,8 +86,7 @@ def embedded_policies(
     def load(progress: bool = False):
         return load_tiny(rows, catalogue, generation, ctr, grammar, config, progress=progress)
 
-    # Whatever its size, its modules have the names of any Llama's
-    check_lora(lora, LlamaConfig(vocab_size=8, hidden_size=64, intermediate_size=64, num_hidden_layers=1))
+    check_lora(lora, EMBEDDED)
     with PartialState().main_process_first():
         _, tokenizer = load(progress=PartialState().is_main_process)
     return Policies(lambda: load()[0], tokenizer, lora)

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from tqdm.auto import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlrec.policies.loading import Policies
+from rlrec.policies.loading import EMBEDDED, Policies, check_lora
 from rlrec.policies.tiny import (
     RAMP_STEPS,
     TinyConfig,
@@ -62,6 +62,7 @@ def embedded_trend_policies(
     def load(progress: bool = False):
         return cached_bootstrap(LlamaForCausalLM, content, lambda: bootstrap(rows, grammar, config, progress))
 
+    check_lora(lora, EMBEDDED)
     with PartialState().main_process_first():
         _, tokenizer = load(progress=PartialState().is_main_process)
     return Policies(lambda: load()[0], tokenizer, lora)
