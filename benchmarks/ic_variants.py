@@ -1,4 +1,4 @@
-"""What makes the IC stage lose to more LC? Trains stage 3 in several ways from one finished LC stage.
+"""What does the IC stage unlearn of LC, and in which form? Trains stage 3 in several ways from one finished LC stage.
 
     accelerate launch recipes/expctr.py --config expctr/ml-100k --raw_dir DIR --output_dir RUN   # leaves RUN/stages/lc
     python benchmarks/ic_variants.py --config expctr/ml-100k --raw_dir DIR --output_dir RUN
