@@ -78,9 +78,14 @@ class Run:
         trainer = {name: getattr(self.config, name) for name in self.trainer_settings}
         return asdict(self.arguments) | asdict(self.policy_arguments) | trainer
 
+    @property
+    def compared_settings(self) -> dict:
+        """Settings that a run which goes on must have in common with the one that began, besides data and seed."""
+        return training_settings(self.config) | self.hyperparameters
+
     def claim_folder(self) -> None:
         """Note settings and data in the output folder, or check that the run which began there had the same ones."""
-        settings = training_settings(self.config) | self.hyperparameters | asdict(self.data_arguments)
+        settings = self.compared_settings | asdict(self.data_arguments)
         settings |= {"seed": self.seed, **self._data_checksums()}
         claim_folder(self.output, {name: value for name, value in settings.items() if name not in self.evaluation})
 

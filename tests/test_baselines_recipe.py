@@ -134,8 +134,12 @@ def test_ratings(tmp_path, monkeypatch, capsys):
         scores = predictions[f"score_{row}"]
         assert metrics["rmse"] == pytest.approx((scores - predictions["target"]).pow(2).mean() ** 0.5)
     assert results["details"]["tuning"]["tallrec"]["chosen"] == {"learning_rate": 4e-3}
-    other = [*RECPIE, "--rows", "ncf", "--output_dir", tmp_path / "run", "--training_fraction", "0.5"]
-    error = assert_refused(monkeypatch, capsys, *other, module=baselines)
+    again = [*RECPIE, "--rows", "ncf", "--output_dir", tmp_path / "run"]
+    made = tmp_path / "run" / "ncf" / "results.json"
+    before = made.stat().st_mtime_ns
+    recipe(monkeypatch, *again, "--beta", "0.3", module=baselines)  # PPO's: no row depends on it
+    assert made.stat().st_mtime_ns == before
+    error = assert_refused(monkeypatch, capsys, *again, "--training_fraction", "0.5", module=baselines)
     assert "holds a run with training_fraction = 1.0, not 0.5; give another --output_dir" in error
 
 

@@ -88,6 +88,11 @@ class Baselines(Run):
         shared = {name: getattr(self.arguments, name) for name in self.system_settings}
         return shared | asdict(self.baselines) | asdict(self.policy_arguments)
 
+    @property
+    def compared_settings(self) -> dict:
+        """As above; of the trainer's settings no row reads more than TALLRec's precision."""
+        return self.hyperparameters | {name: getattr(self.config, name) for name in ("bf16", "fp16")}
+
     def begin(self) -> None:
         """Claim the folder, and find out which rows it lacks."""
         self.claim_folder()

@@ -120,8 +120,8 @@ def explain(
     frame = read_frame(path)
     if not frame.select(SAMPLE).equals(samples.select(SAMPLE)):
         raise ValueError(
-            f"{path} explains other samples than those of this run: the data have changed; give another --output_dir, "
-            "or delete that folder."
+            f"{path} explains other samples than the dataset gives now; the data have changed: put them back, or "
+            "begin anew in another --output_dir."
         )
     return Explained(frame["explanation"].to_list(), np.array(frame["margin"].to_list()))
 

@@ -47,7 +47,7 @@ def test_explanations_are_written_once_and_read_again(small_policies, small_worl
     assert again.texts == first.texts
     assert (again.margins == first.margins).all()
     samples, rows = samples.reverse(), rows[::-1]
-    with pytest.raises(ValueError, match=r"lc\.parquet explains other samples than those of this run"):
+    with pytest.raises(ValueError, match=r"lc\.parquet explains other samples than the dataset gives now"):
         explain(lambda: 1 / 0)
     samples, rows = samples.reverse(), rows[::-1]
     kept = pl.read_parquet(path)
